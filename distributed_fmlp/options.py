@@ -1,0 +1,332 @@
+"""The sweep's options: parsed, typed and checked once, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from distributed_fmlp.architecture import ARCHITECTURE_2_HIDDEN, DROPOUT, Architecture
+from distributed_fmlp.errors import OptionError
+
+LEARNING_RATES = (0.005, 0.001, 0.0009, 0.0006)
+DATASETS = ("auto", "fashion-mnist", "digits")
+MAX_NAME_BYTES = 100
+# What may differ when a run is resumed: it says where and how to run, not what is computed.
+FREE_ON_RESUME = frozenset(
+    {"data_dir", "results", "address", "max_concurrent", "max_failures", "quiet"}
+)
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """What to train and where; `None` means decided from what the machine or cluster has."""
+
+    dataset: str = "auto"
+    data_dir: str | None = None
+    lr: tuple[float, ...] = LEARNING_RATES
+    epochs: int = 25
+    batch_size: int = 64
+    dropout: tuple[float, ...] = (DROPOUT,)
+    hidden: tuple[int, ...] = ARCHITECTURE_2_HIDDEN
+    seed: tuple[int, ...] = (0,)
+    val_fraction: float = 0.2
+    cpus_per_trial: int | None = None
+    gpus_per_trial: float | None = None
+    max_concurrent: int | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    name: str | None = None
+    results: str = "results"
+    storage: str | None = None
+    address: str | None = None
+    max_failures: int = 3
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.dropout) not in (1, len(self.hidden)):
+            raise OptionError(
+                f"--dropout: {len(self.dropout)} rates for {len(self.hidden)} hidden layers; "
+                "give one rate, or one per hidden layer"
+            )
+        for option, values in (("--lr", self.lr), ("--seed", self.seed)):
+            if len(set(values)) < len(values):
+                raise OptionError(f"{option}: the same value is given twice; give each once")
+
+    @property
+    def architecture(self) -> Architecture:
+        """The network, with one dropout rate per hidden layer."""
+        rates = self.dropout if len(self.dropout) > 1 else self.dropout * len(self.hidden)
+        return Architecture(hidden=self.hidden, dropout=rates)
+
+    def to_json(self) -> dict[str, Any]:
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> SweepOptions:
+        """Options as a run recorded them. Raises `OptionError` or `TypeError` on bad ones."""
+        known = {item.name for item in fields(cls)}
+        return cls(
+            **{
+                key: tuple(item) if isinstance(item, list) else item
+                for key, item in value.items()
+                if key in known
+            }
+        )
+
+    def command(self, *, resume: str | None = None) -> str:
+        """The command that asks for these options, or that resumes the run so named."""
+        import shlex
+
+        words = ["python", "-m", "distributed_fmlp.tune"]
+        defaults = SweepOptions()
+        if resume is not None:
+            words += ["--resume", resume]
+            if self.results != defaults.results:
+                words += ["--results", self.results]
+            if self.address is not None:
+                words += ["--address", self.address]
+            return shlex.join(words)
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value == getattr(defaults, item.name):
+                continue
+            option = "--" + item.name.replace("_", "-")
+            if value is True:
+                words.append(option)
+            elif item.name in ("lr", "seed"):
+                words += [word for each in value for word in (option, str(each))]
+            elif isinstance(value, tuple):
+                words += [option, *map(str, value)]
+            else:
+                words += [option, str(value)]
+        return shlex.join(words)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A parsed command line: the options, which of them were given, and the run to resume."""
+
+    options: SweepOptions
+    given: frozenset[str]
+    resume: str | None
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Reports a bad command line as one line on standard error, with exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
+        sys.exit(2)
+
+
+def _checked(
+    kind: Callable[[str], Any], noun: str, holds: Callable[[Any], bool], want: str
+) -> Callable[[str], Any]:
+    """A converter for argparse that says what was wrong with a value and what is wanted."""
+
+    def convert(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {noun}; give {want}") from None
+        if not holds(value):
+            raise argparse.ArgumentTypeError(f"{text} can't be used; give {want}")
+        return value
+
+    return convert
+
+
+def _number(holds: Callable[[float], bool], want: str) -> Callable[[str], Any]:
+    return _checked(float, "a number", lambda value: math.isfinite(value) and holds(value), want)
+
+
+def _whole(lowest: int, want: str, highest: int = 2**31 - 1) -> Callable[[str], Any]:
+    return _checked(int, "a whole number", lambda value: lowest <= value <= highest, want)
+
+
+def run_name(text: str) -> str:
+    """A name that stays inside the results directory. Raises `argparse.ArgumentTypeError`."""
+    bad = (
+        not text.strip()
+        or text[0] in ".-~"
+        or any(character in "/\\" or not character.isprintable() for character in text)
+        or len(text.encode()) > MAX_NAME_BYTES
+    )
+    if bad:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} can't name a run: it becomes one directory in the results directory; give "
+            f"a name of at most {MAX_NAME_BYTES} bytes with no slash, not starting with . - or ~"
+        )
+    return text
+
+
+def _gpus(value: float) -> bool:
+    return value >= 0 and (value < 1 or value == int(value))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `python -m distributed_fmlp.tune`."""
+    parser = OneLineParser(
+        prog="python -m distributed_fmlp.tune",
+        description="Train Architecture 2 with several learning rates in parallel on Ray Tune, "
+        "choose the best by validation, and leave a run directory with everything.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    what = parser.add_argument_group("what to train")
+    what.add_argument(
+        "--dataset",
+        choices=DATASETS,
+        help="auto (default): fashion-mnist, or digits where it can't be had, and says so",
+    )
+    what.add_argument(
+        "--data-dir",
+        type=_existing_directory,
+        help="where the data set is or goes (a torchvision root); default: $FMLP_DATA_DIR, then a "
+        "cache of yours",
+    )
+    what.add_argument(
+        "--lr",
+        action="append",
+        type=_number(lambda value: value > 0, "a learning rate above 0, such as 0.001"),
+        help="a learning rate; repeat for several (default: 0.005 0.001 0.0009 0.0006)",
+    )
+    what.add_argument(
+        "--epochs", type=_whole(1, "at least 1 epoch"), help="passes over the data (default: 25)"
+    )
+    what.add_argument(
+        "--batch-size",
+        type=_whole(2, "at least 2 images (batch norm needs two)"),
+        help="images per step (default: 64)",
+    )
+    what.add_argument(
+        "--dropout",
+        nargs="+",
+        type=_number(lambda value: 0 <= value < 1, "a rate from 0 up to, but not, 1"),
+        help="one rate, or one per hidden layer (default: 0.3)",
+    )
+    what.add_argument(
+        "--hidden",
+        nargs="+",
+        type=_whole(1, "a layer size of at least 1", 1 << 16),
+        help="sizes of the hidden layers (default: 1024 512 256 128)",
+    )
+    what.add_argument(
+        "--seed",
+        action="append",
+        type=_whole(0, "a seed of 0 or more"),
+        help="a seed; repeat for several, each with every learning rate (default: 0)",
+    )
+    what.add_argument(
+        "--val-fraction",
+        type=_number(lambda value: 0 < value < 1, "a share of the images above 0 and below 1"),
+        help="share of the training images kept for validation (default: 0.2)",
+    )
+    what.add_argument(
+        "--precision", choices=("fp32", "bf16"), help="arithmetic of the layers (default: fp32)"
+    )
+    where = parser.add_argument_group("on what")
+    where.add_argument(
+        "--cpus-per-trial",
+        type=_whole(1, "at least 1 CPU"),
+        help="CPU threads of each trial (default: from what is there)",
+    )
+    where.add_argument(
+        "--gpus-per-trial",
+        type=_number(_gpus, "0, a fraction below 1, or a whole number"),
+        help="GPUs of each trial, fractions allowed (default: from what is there)",
+    )
+    where.add_argument(
+        "--max-concurrent",
+        type=_whole(1, "at least 1 trial"),
+        help="trials at once at most (default: as many as fit)",
+    )
+    where.add_argument(
+        "--address", help="a running Ray cluster (auto, or HOST:PORT); default: a private one"
+    )
+    where.add_argument(
+        "--storage",
+        help="directory or URI (s3://…, gs://…) for checkpoints that every node reaches "
+        "(default: the run directory)",
+    )
+    run = parser.add_argument_group("the run")
+    run.add_argument("--name", type=run_name, help="its name (default: data set and time)")
+    run.add_argument("--results", help="where runs go; this one to RESULTS/NAME (default: results)")
+    run.add_argument(
+        "--resume",
+        metavar="NAME",
+        type=run_name,
+        help="continue the run NAME, with the options it was started with",
+    )
+    run.add_argument(
+        "--max-failures",
+        type=_whole(0, "0 or more restarts"),
+        help="how often a failed trial is restarted from its last checkpoint (default: 3)",
+    )
+    run.add_argument("--quiet", action="store_true", help="no progress, only the result")
+    return parser
+
+
+def _existing_directory(text: str) -> str:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a directory; create it, or leave the option out"
+        )
+    return str(Path(text).absolute())  # trials run in directories of their own
+
+
+def parse(arguments: Sequence[str] | None = None) -> Request:
+    """Parse a command line.
+
+    Raises `OptionError` for options that contradict each other; a malformed one ends the process
+    with one line and status 2.
+    """
+    values = vars(build_parser().parse_args(arguments))
+    resume = values.pop("resume", None)
+    given = frozenset(values)
+    if resume is not None and "name" in given and values["name"] != resume:
+        raise OptionError(
+            f"--name {values['name']} contradicts --resume {resume}: a resumed run keeps its name; "
+            "leave --name out"
+        )
+    options = SweepOptions(
+        **{key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
+    )
+    return Request(options, given, resume)
+
+
+def resumed_options(request: Request, recorded: SweepOptions) -> SweepOptions:
+    """The recorded options of a run, with what this command may say anew.
+
+    Raises `OptionError` for an option that was given and contradicts the run.
+    """
+    for key in sorted(request.given - FREE_ON_RESUME):
+        asked, was = getattr(request.options, key), getattr(recorded, key)
+        if key == "dropout":
+            asked, was = request.options.architecture.dropout, recorded.architecture.dropout
+        if key == "name":
+            was = request.resume
+        if asked != was:
+            raise OptionError(
+                f"--{key.replace('_', '-')} {_shown(asked)} contradicts the run "
+                f"{request.resume}, which was started with {_shown(was)}; leave the option out, or "
+                "start a new run"
+            )
+    anew: dict[str, Any] = {
+        key: getattr(request.options, key) for key in request.given & FREE_ON_RESUME
+    }
+    # Where the sweep ran before says nothing about where it is to run now.
+    anew.setdefault("address", None)
+    anew.setdefault("quiet", False)
+    return replace(recorded, **anew)
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,6 @@
+"""Tables and plots of a run directory, from its recorded numbers alone; trains nothing."""
+
+from distributed_fmlp.report.build import build_report
+from distributed_fmlp.report.summary import Summary, render_summary
+
+__all__ = ["Summary", "build_report", "render_summary"]

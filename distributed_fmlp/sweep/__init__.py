@@ -1,0 +1,1 @@
+"""The sweep: the only part that knows Ray Tune."""

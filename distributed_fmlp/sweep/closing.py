@@ -1,0 +1,112 @@
+"""How a sweep begins and ends in words, and what it leaves in its directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TextIO
+
+from distributed_fmlp import provenance
+from distributed_fmlp.errors import StorageError
+from distributed_fmlp.report import build_report, render_summary
+from distributed_fmlp.report.summary import substitution_banner
+from distributed_fmlp.run_directory import Run, load_run
+from distributed_fmlp.sweep.checkpoints import prune
+from distributed_fmlp.sweep.job import Sweep
+from distributed_fmlp.sweep.outcome import compile_trials, deliver_bundle
+from distributed_fmlp.sweep.resources import Plan
+
+EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+
+
+def greet(sweep: Sweep, plan: Plan, out: TextIO, logs: Sequence[str]) -> None:
+    """Say what is about to be trained, on what, and where it goes."""
+    info = sweep.info
+    data = info["dataset"]
+    device = f"{plan.gpus_per_trial:g} GPU and " if plan.gpus_per_trial else ""
+    _say_banner(sweep, out)
+    _say(
+        out,
+        f"Run {info['name']}: {len(sweep.trials)} trials of {sweep.options.epochs} epochs, "
+        f"{plan.at_once} at once, {device}{plan.cpus_per_trial} CPU each",
+        f"Data {data['name']} (SHA-256 {data['sha256'][:12]}): {data['n_train']:,} to train, "
+        f"{data['n_validation']:,} to choose by, {data['n_test']:,} to test",
+        f"Checkpoints {sweep.storage.shown}",
+        f"Ray's logs {' and '.join(logs)}",
+        "",
+    )
+
+
+def finish(sweep: Sweep, out: TextIO) -> int:
+    """Write the run's results and say where they are; gives the exit status."""
+    info, run_id = sweep.info, sweep.info["run_id"]
+    try:
+        sweep.trials = compile_trials(sweep.path, sweep.storage, run_id, sweep.trials)
+        for trial in sweep.trials:
+            prune(sweep.storage, run_id, trial.trial_id)
+        failed = any(trial.status == "failed" for trial in sweep.trials)
+        bundle = deliver_bundle(sweep.path, sweep.storage)
+        _end_attempt(sweep, "failed" if failed else "finished")
+        summary = build_report(load_run(sweep.path))
+    except OSError as error:
+        raise _unwritten(sweep, error) from error
+    _say(out, "", render_summary(summary), "", f"Run        {sweep.path}")
+    if bundle is not None:
+        _say(out, f"Bundle     {bundle.path} (version {bundle.version})")
+    _say(
+        out,
+        f"Plots      {sweep.path / 'plots'}",
+        f"Took       {info['seconds']:.0f} s",
+        "",
+        f"Serve it   python -m distributed_fmlp.serve {sweep.path}",
+        f"Report     python -m distributed_fmlp.report {sweep.path}",
+        f"Curves     tensorboard --logdir {sweep.storage.shown}",
+    )
+    if failed:
+        _say(out, f"Try again  {sweep.options.command(resume=info['name'])}")
+    _say_banner(sweep, out)
+    return EXIT_FAILED if failed else 0
+
+
+def stop(sweep: Sweep, out: TextIO) -> int:
+    """Write down how far an interrupted run has come, and how to go on."""
+    try:
+        compile_trials(sweep.path, sweep.storage, sweep.info["run_id"], sweep.trials)
+        _end_attempt(sweep, "stopped")
+    except OSError as error:
+        raise _unwritten(sweep, error) from error
+    done = sum(len(trial.epochs) for trial in sweep.trials)
+    total = len(sweep.trials) * sweep.options.epochs
+    _say(
+        out,
+        "",
+        f"Stopped; {done} of {total} epochs are kept. To go on:",
+        f"  {sweep.options.command(resume=sweep.info['name'])}",
+    )
+    return EXIT_INTERRUPTED
+
+
+def _end_attempt(sweep: Sweep, outcome: str) -> None:
+    info = sweep.info
+    if info["attempts"] and info["attempts"][-1]["ended"] is None:
+        info["attempts"][-1] |= {"ended": provenance.now(), "outcome": outcome}
+    info["status"] = outcome
+    if outcome != "stopped":
+        info["finished"] = provenance.now()
+    sweep.save()
+
+
+def _unwritten(sweep: Sweep, error: OSError) -> StorageError:
+    return StorageError(
+        f"the results can't be written to {sweep.path} ({error.strerror or error}): what is trained "
+        f"is kept; make room, then {sweep.options.command(resume=sweep.info['name'])}"
+    )
+
+
+def _say_banner(sweep: Sweep, out: TextIO) -> None:
+    banner = substitution_banner(Run(sweep.path, sweep.info, sweep.trials))
+    if banner:
+        _say(out, "", banner, "")
+
+
+def _say(out: TextIO, *lines: str) -> None:
+    print(*lines, sep="\n", file=out, flush=True)

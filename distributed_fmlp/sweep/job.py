@@ -1,0 +1,194 @@
+"""What one attempt at a run is made of: the options, the data, the places, the trials so far."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from distributed_fmlp import provenance
+from distributed_fmlp.architecture import Architecture
+from distributed_fmlp.data import (
+    Dataset,
+    Scaling,
+    Split,
+    load_dataset,
+    measure_scaling,
+    stratified_split,
+)
+from distributed_fmlp.errors import RunError
+from distributed_fmlp.options import SweepOptions
+from distributed_fmlp.records import TrialRecord
+from distributed_fmlp.run_directory import Run, format_learning_rate, write_json
+from distributed_fmlp.sweep.storage import Storage, open_storage
+from distributed_fmlp.training import TrialConfig, TrialData
+
+FORMAT_VERSION = 1
+SPLIT_SEED = 0
+DIVERGED = "diverged: "  # how the reason of a trial begins that more training can't mend
+
+
+@dataclass
+class Sweep:
+    """One attempt at a run: what is asked, the arrays, the places, and what is known of trials."""
+
+    options: SweepOptions
+    path: Path
+    storage: Storage
+    dataset: Dataset
+    split: Split
+    scaling: Scaling
+    info: dict[str, Any]  # run.json
+    trials: list[TrialRecord]
+
+    @property
+    def pending(self) -> list[TrialRecord]:
+        """Trials that more training can bring on."""
+        return [trial for trial in self.trials if not is_settled(trial)]
+
+    @property
+    def trial_data(self) -> TrialData:
+        return TrialData(
+            train_images=self.dataset.train_images,
+            train_labels=self.dataset.train_labels,
+            train_indices=self.split.train_indices,
+            val_indices=self.split.val_indices,
+            test_images=self.dataset.test_images,
+            test_labels=self.dataset.test_labels,
+            scaling=self.scaling,
+        )
+
+    def config(self, trial: TrialRecord) -> TrialConfig:
+        """What defines a trial."""
+        return TrialConfig(
+            learning_rate=trial.learning_rate,
+            seed=trial.seed,
+            epochs=self.options.epochs,
+            batch_size=self.options.batch_size,
+            architecture=Architecture.from_json(self.info["architecture"]),
+            precision=self.options.precision,
+        )
+
+    def save(self) -> None:
+        """Write run.json."""
+        write_json(self.path / "run.json", self.info)
+
+
+def is_settled(trial: TrialRecord) -> bool:
+    """Whether a trial needs no more training: it has finished, or it has diverged."""
+    diverged = trial.status == "failed" and (trial.reason or "").startswith(DIVERGED)
+    return trial.status == "finished" or diverged
+
+
+def new_sweep(options: SweepOptions) -> Sweep:
+    """A run that is yet to begin; nothing is written. Raises `UserError` for unusable options."""
+    results = Path(options.results).expanduser()
+    if options.name is not None and (results / options.name).exists():
+        raise RunError(
+            f"run {options.name} exists in {results}: choose another --name, or continue it with "
+            f"--resume {options.name}"
+        )
+    dataset = _load_data(options)
+    split = stratified_split(dataset.train_labels, options.val_fraction, SPLIT_SEED)
+    name = options.name or _default_name(dataset, results)
+    path = results / name
+    scaling = measure_scaling(dataset.train_images[split.train_indices])
+    trials = [
+        TrialRecord(f"lr_{format_learning_rate(lr)}_seed_{seed}", lr, seed)
+        for seed in options.seed
+        for lr in options.lr
+    ]
+    info = {
+        "format_version": FORMAT_VERSION,
+        "run_id": uuid.uuid4().hex,
+        "name": name,
+        "created": provenance.now(),
+        "finished": None,
+        "status": "running",
+        "command": replace(options, name=options.name).command(),
+        "options": {**options.to_json(), "name": name},
+        "dataset": {
+            "name": dataset.name,
+            "sha256": dataset.sha256,
+            "substituted": dataset.substituted,
+            "class_names": list(dataset.class_names),
+            "n_train": len(split.train_indices),
+            "n_validation": len(split.val_indices),
+            "n_test": len(dataset.test_labels),
+        },
+        "split": {"seed": split.seed, "fraction": split.fraction, "sha256": split.sha256},
+        "scaling": {"mean": scaling.mean, "std": scaling.std},
+        "architecture": replace(
+            options.architecture, output=len(dataset.class_names)
+        ).to_json(),
+        "trials": [
+            {key: value for key, value in trial.to_json().items()
+             if key in ("trial_id", "learning_rate", "seed")}
+            for trial in trials
+        ],
+        "source": provenance.source(),
+        "versions": provenance.versions(),
+        "machine": provenance.machine(),
+        "attempts": [],
+        "seconds": 0.0,
+    }  # fmt: skip
+    storage = open_storage(options.storage, path, name)
+    return Sweep(options, path, storage, dataset, split, scaling, info, trials)
+
+
+def resumed_sweep(run: Run, options: SweepOptions) -> Sweep:
+    """A run to go on with. Raises `RunError` when its data is not what it was started with."""
+    info = dict(run.info)
+    # The data set the run took is the one it needs, whatever can be had by now.
+    dataset = _load_data(replace(options, dataset=info["dataset"]["name"]))
+    if dataset.sha256 != info["dataset"]["sha256"]:
+        raise RunError(
+            f"run {info['name']} was started with another {dataset.name} (SHA-256 "
+            f"{info['dataset']['sha256'][:12]}, not {dataset.sha256[:12]}): give its data with "
+            "--data-dir"
+        )
+    dataset = replace(dataset, substituted=info["dataset"]["substituted"])
+    split = stratified_split(dataset.train_labels, info["split"]["fraction"], info["split"]["seed"])
+    if split.sha256 != info["split"]["sha256"]:
+        raise RunError(
+            f"run {info['name']} was split by another version of this program: install the versions "
+            "in its run.json to resume it"
+        )
+    for library, version in provenance.versions().items():
+        was = info["versions"].get(library)
+        if was != version:
+            print(f"note: {library} is {version}, was {was}: the bits may differ", file=sys.stderr)
+    storage = open_storage(options.storage, run.path, info["name"])
+    return Sweep(
+        options, run.path, storage, dataset, split, Scaling(**info["scaling"]), info, run.trials
+    )
+
+
+def recorded_options(run: Run) -> SweepOptions:
+    """The options a run was started with. Raises `RunError` when they can't be read."""
+    try:
+        return SweepOptions.from_json(run.info["options"])
+    except (TypeError, ValueError) as error:
+        raise RunError(
+            f"{run.path / 'run.json'} is damaged: its options can't be read ({error}); restore the "
+            "file, or start a new run"
+        ) from error
+
+
+def _load_data(options: SweepOptions) -> Dataset:
+    directory = None if options.data_dir is None else Path(options.data_dir)
+    say = (lambda line: None) if options.quiet else (lambda line: print(line, flush=True))
+    return load_dataset(options.dataset, directory, on_progress=say)
+
+
+def _default_name(dataset: Dataset, results: Path) -> str:
+    named = "digits-in-place-of-fashion-mnist" if dataset.substituted else dataset.name
+    stem = f"{named}_{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    name, number = stem, 1
+    while (results / name).exists():
+        number += 1
+        name = f"{stem}-{number}"
+    return name

@@ -1,0 +1,149 @@
+"""Ray, started or joined for the length of one sweep, and kept quiet."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from distributed_fmlp.errors import ClusterError
+from distributed_fmlp.sweep.resources import Node
+
+_CONNECT_SECONDS = 10.0
+_OBJECT_STORE_BYTES = 512 << 20  # the data set takes 55 MB; checkpoints don't go through it
+_LONGEST_TEMP = 40  # Ray adds some 60 characters, and a socket's path holds 107
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # The progress table is this project's own, and reports come every few seconds by design.
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is handled here
+}
+
+
+def configure_environment(*, private: bool) -> None:
+    """Settings that Ray reads when it is imported; call this before anything imports it.
+
+    A private Ray asks for a token that only this process and its children know, and nothing of it
+    is written to HOME. What the environment sets already is left as it is.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if private and "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+@contextlib.contextmanager
+def ray_session(address: str | None) -> Iterator[str]:
+    """Start a private Ray on this machine, or join the one at `address`; yields where its logs are.
+
+    A private one listens on loopback alone.
+    Raises `ClusterError` when Ray can't be started or reached.
+    """
+    _check_reachable(address)
+    import ray
+
+    if ray.is_initialized():
+        raise ClusterError("Ray already runs in this process: end it with ray.shutdown() first")
+    try:
+        if address is None:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=_temporary_directory(),
+            )
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:
+        # Ray raises whatever its parts raise: OSError, RuntimeError, ValueError, its own.
+        what = "started" if address is None else f"reached at {address}"
+        raise ClusterError(
+            f"Ray can't be {what} ({_first_line(error)}); "
+            + ("check disk space and /tmp" if address is None else "check ray status there")
+        ) from error
+    try:
+        yield str(Path(ray._private.worker._global_node.get_logs_dir_path()))
+    finally:
+        ray.shutdown()
+
+
+def nodes() -> list[Node]:
+    """The living nodes of the connected Ray."""
+    import ray
+
+    return [
+        Node(
+            cpus=int(node["Resources"].get("CPU", 0)), gpus=float(node["Resources"].get("GPU", 0))
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+@contextlib.contextmanager
+def diverted_output(log: Path) -> Iterator[TextIO]:
+    """Send all that libraries write to standard output and error, in C too, to a file.
+
+    Yields the real standard output, for the sweep's own words.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept_out, kept_err = os.dup(1), os.dup(2)
+    with (
+        log.open("ab") as file,
+        os.fdopen(os.dup(kept_out), "w", encoding=sys.stdout.encoding, errors="replace") as out,
+        warnings.catch_warnings(),
+    ):
+        try:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            yield out
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.dup2(kept_out, 1)
+            os.dup2(kept_err, 2)
+            os.close(kept_out)
+            os.close(kept_err)
+
+
+def _temporary_directory() -> str | None:
+    """A short path for Ray's sockets where TMPDIR's is too long; `None` for Ray's own choice."""
+    if "RAY_TMPDIR" in os.environ or len(tempfile.gettempdir()) <= _LONGEST_TEMP:
+        return None
+    return "/tmp/ray"
+
+
+def _check_reachable(address: str | None) -> None:
+    """Ray itself tries for a minute and more, and then says little."""
+    if address is None or address in ("auto", "local") or address.startswith("ray://"):
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterError(f"--address {address!r} is not an address: give auto or HOST:PORT")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(
+            f"no Ray answers at {address} ({error}); check the address and that the head runs"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

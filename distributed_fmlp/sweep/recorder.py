@@ -1,0 +1,116 @@
+"""Listens to Tune: keeps each trial's record up to date on disk and on the screen."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from distributed_fmlp.records import EpochRecord, TrialRecord, best_epoch
+from distributed_fmlp.run_directory import save_trial
+from distributed_fmlp.sweep.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+
+class Recorder(tune.Callback):  # type: ignore[misc]
+    """Tune's callback for one attempt at a run.
+
+    What it writes while trials run is for onlookers; the sweep ends by writing each trial's record
+    anew from its checkpoint.
+    """
+
+    def __init__(
+        self, run_path: Path, trials: Sequence[TrialRecord], epochs: int, progress: Progress
+    ) -> None:
+        self.records = {trial.trial_id: trial for trial in trials}
+        self._run_path = run_path
+        self._epochs = epochs
+        self._progress = progress
+        self._failures: dict[str, int] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks for Tuner.restore, which is not used here.
+        return {}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        record = self.records[_id(trial)]
+        if result.get("status") == "failed":
+            self._keep(record, status="failed", reason=result["reason"])
+            failed = self.records[record.trial_id]
+            self._progress.ended(failed)
+            self._progress.note(failed, result["reason"])
+            return
+        row = EpochRecord.from_json(result)
+        if any(row.epoch == known.epoch for known in record.epochs):
+            return  # an epoch trained again, or told again, after a restart
+        rows = sorted([*record.epochs, row], key=lambda each: each.epoch)
+        best = best_epoch(rows)
+        self._keep(
+            record,
+            epochs=rows,
+            best_epoch=best.epoch if best else None,
+            status="running",
+            resources={**record.resources, "node": result["hostname"], "process": result["process"]},
+        )
+        self._progress.epoch(self.records[record.trial_id])
+
+    def on_trial_restore(
+        self, iteration: int, trials: list[Any], trial: Any, **info: Any
+    ) -> None:
+        record = self.records[_id(trial)]
+        self._progress.note(record, f"goes on after epoch {len(record.epochs)}")
+
+    def on_trial_recover(
+        self, iteration: int, trials: list[Any], trial: Any, **info: Any
+    ) -> None:
+        record = self.records[_id(trial)]
+        self._progress.note(
+            record, f"failed ({reason_of(trial)}); it restarts from its last checkpoint"
+        )
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        record = self.records[_id(trial)]
+        self._keep(record, status="failed", reason=reason_of(trial))
+        failed = self.records[record.trial_id]
+        self._progress.ended(failed)
+        self._progress.note(failed, f"failed for good: {failed.reason}")
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Any], trial: Any, **info: Any
+    ) -> None:
+        record = self.records[_id(trial)]
+        if len(record.epochs) >= self._epochs:
+            self._keep(record, status="finished")
+            self._progress.ended(self.records[record.trial_id])
+
+    def _keep(self, record: TrialRecord, **changes: Any) -> None:
+        changed = dataclasses.replace(record, **changes)
+        self.records[record.trial_id] = changed
+        onlooker = dataclasses.replace(
+            changed, status="running" if changed.status == "finished" else changed.status
+        )
+        try:
+            save_trial(self._run_path, onlooker)
+        except OSError:
+            logger.exception("the record of %s can't be written now", record.trial_id)
+
+
+def reason_of(trial: Any) -> str:
+    """Why a Tune trial failed, in one line."""
+    error = trial.get_error()
+    if error is None:
+        return "no reason known"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if not line.startswith(("File ", "^", "ray::", "Traceback"))]
+    return (named or lines or [type(error).__name__])[-1][:300]
+
+
+def _id(trial: Any) -> str:
+    return str(trial.config["trial"]["trial_id"])

@@ -1,0 +1,159 @@
+"""A sweep from options to a finished run directory."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+import filelock
+
+from distributed_fmlp import provenance
+from distributed_fmlp.errors import RunError
+from distributed_fmlp.options import Request, resumed_options
+from distributed_fmlp.run_directory import load_run
+from distributed_fmlp.sweep import closing, resources
+from distributed_fmlp.sweep.job import (
+    Sweep,
+    is_settled,
+    new_sweep,
+    recorded_options,
+    resumed_sweep,
+)
+from distributed_fmlp.sweep.outcome import known_trials
+from distributed_fmlp.sweep.progress import show_progress
+from distributed_fmlp.sweep.ray_session import diverted_output, nodes, ray_session
+from distributed_fmlp.sweep.tuning import tune_trials
+
+
+def run_sweep(request: Request) -> int:
+    """Run or resume a sweep; gives the exit status.
+
+    Raises `UserError` when something given can't be used; a new run leaves nothing behind then.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if request.resume is None:
+        sweep = new_sweep(request.options)
+    else:
+        run = load_run(Path(request.options.results) / request.resume)
+        options = resumed_options(request, recorded_options(run))
+        status = run.info["status"]
+        if status in ("finished", "failed") and all(map(is_settled, run.trials)):
+            print(f"Run {run.info['name']} is {status}: there is nothing to resume, and nothing "
+                  f"was changed. It is in {run.path}")  # fmt: skip
+            return 0 if status == "finished" else closing.EXIT_FAILED
+        sweep = resumed_sweep(run, options)
+    with _run_directory(sweep.path, new=request.resume is None) as directory:
+        return _attempt(sweep, directory)
+
+
+class _RunDirectory:
+    """Told when the run has really begun: until then a new one is removed again."""
+
+    begun = False
+
+
+@contextlib.contextmanager
+def _run_directory(path: Path, *, new: bool) -> Iterator[_RunDirectory]:
+    """Hold a run's directory for this process alone, made first when it is `new`."""
+    made = [parent for parent in (path, *path.parents) if not parent.exists()] if new else []
+    directory = _RunDirectory()
+    lock = filelock.FileLock(path / ".lock", blocking=False)
+    try:
+        if new:
+            path.mkdir(parents=True)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise RunError(
+            f"run {path.name} is being run by another process: wait for it, or stop it first"
+        ) from error
+    except OSError as error:
+        _remove(made)
+        raise RunError(
+            f"{path} can't be written ({error.strerror}): make it writable, or choose another place "
+            "with --results"
+        ) from error
+    try:
+        yield directory
+    finally:
+        lock.release()
+        if made and not directory.begun:
+            shutil.rmtree(path, ignore_errors=True)
+            _remove(made)
+
+
+def _remove(made: list[Path]) -> None:
+    for directory in made:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+
+
+def _attempt(sweep: Sweep, directory: _RunDirectory) -> int:
+    """Train what is unfinished, then write everything down; gives the exit status."""
+    sweep.storage.check_writable()
+    log = sweep.path / "logs" / "ray.log"
+    started = time.monotonic()
+    sweep.trials = known_trials(sweep.storage, sweep.info["run_id"], sweep.trials)
+    with diverted_output(log) as out:
+        try:
+            if sweep.pending:
+                _train(sweep, directory, out, log)
+            directory.begun = True
+        except KeyboardInterrupt:
+            if not directory.begun:
+                raise
+        with _uninterrupted():
+            sweep.info["seconds"] = round(sweep.info["seconds"] + time.monotonic() - started, 3)
+            unended = [trial for trial in sweep.pending if trial.status != "failed"]
+            return closing.stop(sweep, out) if unended else closing.finish(sweep, out)
+
+
+def _train(sweep: Sweep, directory: _RunDirectory, out: TextIO, log: Path) -> None:
+    options = sweep.options
+    with ray_session(options.address) as ray_logs:
+        plan = _plan(sweep)
+        directory.begun = True
+        sweep.info["status"] = "running"
+        sweep.info["attempts"].append(
+            {"started": provenance.now(), "ended": None, "outcome": "running"}
+        )
+        sweep.save()
+        if not options.quiet:
+            closing.greet(sweep, plan, out, [str(log), ray_logs])
+        with show_progress(
+            out, sweep.trials, options.epochs, plan.at_once, quiet=options.quiet
+        ) as progress:
+            tune_trials(sweep, plan, progress)
+
+
+def _plan(sweep: Sweep) -> resources.Plan:
+    """Shares per trial: those the run was started with, which its bits depend on, or new ones."""
+    options = sweep.options
+    was = sweep.info.get("resources", {})
+    plan = resources.plan(
+        nodes(),
+        len(sweep.trials),
+        cpus_per_trial=was.get("cpus_per_trial", options.cpus_per_trial),
+        gpus_per_trial=was.get("gpus_per_trial", options.gpus_per_trial),
+        max_concurrent=options.max_concurrent,
+    )
+    sweep.info["resources"] = {
+        "cpus_per_trial": plan.cpus_per_trial,
+        "gpus_per_trial": plan.gpus_per_trial,
+        "max_concurrent": plan.at_once,
+    }
+    return plan
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C off: what is done inside is short and must be whole."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

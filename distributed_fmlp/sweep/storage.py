@@ -1,0 +1,117 @@
+"""Where a run's checkpoints lie: a directory or a bucket, behind one small face."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import posixpath
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow
+import pyarrow.fs
+
+from distributed_fmlp.errors import StorageError
+
+_PROBE_SECONDS = 30.0
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A directory `root` on a file system that trials and driver both reach; can be pickled."""
+
+    filesystem: Any  # pyarrow.fs.FileSystem, which has no type stubs
+    root: str
+    shown: str
+
+    @property
+    def is_local(self) -> bool:
+        return bool(self.filesystem.type_name == "local")
+
+    def join(self, *parts: str) -> str:
+        return posixpath.join(self.root, *parts)
+
+    def directories(self, *parts: str) -> list[str]:
+        """Names of the directories in a directory, sorted; none where it doesn't exist."""
+        return sorted(
+            info.base_name for info in self._list(*parts) if info.type.name == "Directory"
+        )
+
+    def exists(self, *parts: str) -> bool:
+        info = self.filesystem.get_file_info(self.join(*parts))
+        return bool(info.type.name != "NotFound")
+
+    def read(self, *parts: str) -> bytes:
+        """Raises `OSError` when the file isn't there or can't be read."""
+        with self.filesystem.open_input_file(self.join(*parts)) as file:
+            return bytes(file.read())
+
+    def write(self, content: bytes, *parts: str) -> None:
+        self.filesystem.create_dir(posixpath.dirname(self.join(*parts)), recursive=True)
+        with self.filesystem.open_output_stream(self.join(*parts)) as file:
+            file.write(content)
+
+    def delete_directory(self, *parts: str) -> None:
+        self.filesystem.delete_dir(self.join(*parts))
+
+    def check_writable(self) -> None:
+        """Write and delete a small file. Raises `StorageError` when that can't be done."""
+        name = f".probe-{uuid.uuid4().hex}"
+
+        def probe() -> None:
+            self.write(b"", name)
+            self.filesystem.delete_file(self.join(name))
+
+        _within(probe, self.shown)
+
+    def _list(self, *parts: str) -> list[Any]:
+        selector = pyarrow.fs.FileSelector(self.join(*parts), allow_not_found=True)
+        return list(self.filesystem.get_file_info(selector))
+
+
+def open_storage(where: str | None, run_path: Path, name: str) -> Storage:
+    """The place for the checkpoints of run `name`: `where`/`name`, else `run_path`/tune.
+
+    Raises `StorageError` when `where` can't be understood.
+    """
+    if where is None:
+        path = run_path.absolute() / "tune"
+        return Storage(pyarrow.fs.LocalFileSystem(), path.as_posix(), str(path))
+    if "://" not in where:
+        path = Path(where).expanduser().absolute() / name
+        return Storage(pyarrow.fs.LocalFileSystem(), path.as_posix(), str(path))
+    try:
+        filesystem, root = _within(lambda: pyarrow.fs.FileSystem.from_uri(where), where)
+    except (pyarrow.ArrowInvalid, ValueError) as error:
+        raise StorageError(
+            f"--storage {where} can't be used ({_first_line(error)}); give a directory, or a URI "
+            "such as s3://bucket/path or gs://bucket/path"
+        ) from error
+    shown = where.partition("?")[0].rstrip("/")  # what follows may hold a secret
+    return Storage(filesystem, posixpath.join(root, name), f"{shown}/{name}")
+
+
+def _within(action: Callable[[], T], shown: str) -> T:
+    """Run something that may hang on a network. Raises `StorageError` if it fails or takes long."""
+    pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+    try:
+        return pool.submit(action).result(timeout=_PROBE_SECONDS)
+    except concurrent.futures.TimeoutError as error:
+        raise StorageError(
+            f"the storage {shown} didn't answer within {_PROBE_SECONDS:.0f} s; check its address, "
+            "or give another --storage"
+        ) from error
+    except OSError as error:
+        raise StorageError(
+            f"the storage {shown} can't be written ({_first_line(error)}); check its path and "
+            "permissions, or give another --storage"
+        ) from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
