@@ -56,7 +56,8 @@ class Bundle:
 
     @property
     def scaling(self) -> Scaling:
-        return Scaling(**self.manifest["scaling"])
+        scaling = self.manifest["scaling"]
+        return Scaling(mean=float(scaling["mean"]), std=float(scaling["std"]))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -90,7 +91,8 @@ def probe_images(n_pixels: int = 784) -> NDArray[np.uint8]:
     """uint8 `[16, n_pixels]`: inputs that belong to no data set, the same everywhere."""
     i = np.arange(_PROBE_COUNT, dtype=np.int64)[:, None]
     j = np.arange(n_pixels, dtype=np.int64)[None, :]
-    return ((31 * i * i + 17 * j + 7 * i * j + j * j // 29) % 256).astype(np.uint8)
+    pixels: NDArray[np.int64] = (31 * i * i + 17 * j + 7 * i * j + j * j // 29) % 256
+    return pixels.astype(np.uint8)
 
 
 @torch.inference_mode()
@@ -98,16 +100,15 @@ def probe_logits(model: FMLP, scaling: Scaling) -> NDArray[np.float32]:
     """Logits float32 `[16, 10]` of a model in evaluation mode, on its own device."""
     device = next(model.parameters()).device
     images = torch.from_numpy(probe_images(model.architecture.input)).to(device)
-    return model(scale_pixels(images, scaling)).float().cpu().numpy()
+    logits: Tensor = model(scale_pixels(images, scaling))
+    return np.asarray(logits.float().cpu().numpy(), dtype=np.float32)
 
 
-def write_bundle(
-    path: Path, weights: Mapping[str, Tensor], manifest: Mapping[str, Any]
-) -> Bundle:
+def write_bundle(path: Path, weights: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> Bundle:
     """Write a bundle; `weights` and `probe` of the manifest are made here.
 
     `manifest` holds the other keys that docs/run-directory.md lists. A bundle that is already at
-    `path` is replaced in one step.
+    `path` stays until the new one is whole.
     """
     content = weights_bytes(weights)
     architecture = Architecture.from_json(manifest["architecture"])
@@ -143,7 +144,9 @@ def load_bundle(path: Path) -> Bundle:
     try:
         said_sha256, said_bytes = manifest["weights"]["sha256"], manifest["weights"]["bytes"]
         if file.stat().st_size != said_bytes or said_bytes > _MAX_WEIGHTS_BYTES:
-            raise _damaged(path, f"{WEIGHTS_FILE} has {file.stat().st_size} bytes, not {said_bytes}")
+            raise _damaged(
+                path, f"{WEIGHTS_FILE} has {file.stat().st_size} bytes, not {said_bytes}"
+            )
         content = file.read_bytes()
     except (KeyError, TypeError) as error:
         raise _damaged(path, f"{MANIFEST_FILE} doesn't describe its weights") from error
@@ -166,10 +169,17 @@ def _check_model(bundle: Bundle) -> None:
     try:
         architecture, scaling = bundle.architecture, bundle.scaling
         expected = np.array(manifest["probe"]["logits"], dtype=np.float32)
-        names_fit = len(bundle.class_names) == architecture.output
+        names = manifest["class_names"]
+        names_fit = (
+            isinstance(names, list)
+            and len(names) == architecture.output
+            and all(isinstance(name, str) for name in names)
+        )
         scaling_fits = np.isfinite(scaling.mean) and np.isfinite(scaling.std) and scaling.std > 0
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, f"{MANIFEST_FILE} lacks a part or has a wrong one ({error})") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise _damaged(
+            path, f"{MANIFEST_FILE} lacks a part or has a wrong one ({error})"
+        ) from error
     if not names_fit or not scaling_fits:
         raise _damaged(path, f"{MANIFEST_FILE}: class names or scaling don't fit the network")
     sizes = [architecture.input, *architecture.hidden, architecture.output]
@@ -177,9 +187,9 @@ def _check_model(bundle: Bundle) -> None:
     # Compared before a model is built, so that a manifest can't ask for any amount of memory.
     if sorted(matrices) != sorted(zip(sizes[1:], sizes[:-1], strict=True)):
         raise _damaged(path, "the weights don't have the shapes of the manifest's architecture")
-    if not all(bool(torch.isfinite(value).all()) for value in bundle.weights.values()):
-        raise _damaged(path, "the weights contain numbers that aren't finite")
     try:
+        if not all(bool(torch.isfinite(value).all()) for value in bundle.weights.values()):
+            raise _damaged(path, "the weights contain numbers that aren't finite")
         model = bundle.build()
     except RuntimeError as error:
         raise _damaged(path, "the weights don't fit the manifest's architecture") from error

@@ -68,13 +68,17 @@ class Scaling:
 
 
 def load_dataset(
-    name: str = "auto", data_dir: Path | None = None, *, on_progress: Progress | None = None
+    name: str = "auto",
+    data_dir: Path | None = None,
+    *,
+    on_progress: Progress | None = None,
+    may_download: bool = True,
 ) -> Dataset:
     """Load `fashion-mnist` or `digits`; with `auto` the first, or the second if it can't be had.
 
     FashionMNIST is looked for in `data_dir`, then `FMLP_DATA_DIR`, then a per-user cache, each a
     torchvision root, and is otherwise downloaded to `data_dir` or the cache. `on_progress` is given
-    lines to show. `auto` takes digits (`substituted` is then True) only when the files are neither
+    lines to show; without `may_download` what is not on disk can't be had. `auto` takes digits (`substituted` is then True) only when the files are neither
     on disk nor downloadable; a damaged file is an error.
 
     Raises `DataError` when the name is unknown, `data_dir` isn't a directory, a file is damaged or
@@ -91,7 +95,7 @@ def load_dataset(
     if name == "digits":
         return _digits()
     try:
-        return _fashion_mnist(data_dir, progress)
+        return _fashion_mnist(data_dir, progress, may_download)
     except UnreachableError as error:
         if name == "auto":
             progress(f"{error}; taking digits instead")
@@ -188,7 +192,7 @@ def arrays_sha256(
     return digest.hexdigest()
 
 
-def _fashion_mnist(data_dir: Path | None, progress: Progress) -> Dataset:
+def _fashion_mnist(data_dir: Path | None, progress: Progress, may_download: bool) -> Dataset:
     import platformdirs
 
     cache = platformdirs.user_cache_path("distributed_fmlp", appauthor=False)
@@ -199,6 +203,8 @@ def _fashion_mnist(data_dir: Path | None, progress: Progress) -> Dataset:
         if root is not None
     ]
     found = download.find(roots)
+    if found is None and not may_download:
+        raise UnreachableError("may not be downloaded now")
     if found is None:
         target = roots[0] if data_dir is not None else roots[-1]
         download.download(target, progress)

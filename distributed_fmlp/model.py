@@ -1,4 +1,4 @@
-"""Architecture 2 as one module: [Linear, BatchNorm1d, ReLU, Dropout] per hidden layer, then Linear."""
+"""Architecture 2 as one module: [Linear, BatchNorm1d, ReLU, Dropout] blocks, then Linear."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distributed_fmlp.architecture import Architecture
 from distributed_fmlp.data import Scaling
 
-_STEPS = 1 << 16  # a mask element is kept when a 16-bit draw reaches rate × 65,536
+_STEPS = 1 << 16  # a mask element is kept when a 16-bit draw reaches rate * 65,536
 
 
 class MaskGenerator:
@@ -33,7 +33,7 @@ class MaskGenerator:
         if self._torch is not None:
             kept = torch.rand(like.shape, generator=self._torch, device=like.device) >= rate
             return kept.to(like.dtype).mul_(1.0 / (1.0 - rate))
-        threshold = round(rate * _STEPS)
+        threshold = min(round(rate * _STEPS), _STEPS - 1)  # a rate is below 1
         count = like.numel()
         words = self._numpy.integers(0, 1 << 64, (count + 3) // 4, dtype=np.uint64)
         kept_bits = words.view(np.uint16)[:count] >= threshold
@@ -108,7 +108,8 @@ class FMLP(nn.Module):
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Softmax over classes, float32 `[N, 10]`."""
-        return self(images).float().softmax(dim=1)
+        logits: Tensor = self(images)
+        return logits.float().softmax(dim=1)
 
     def seed_dropout(self, seed: int, device: torch.device) -> MaskGenerator:
         """Give every dropout layer masks from one generator; returned so it can be saved."""

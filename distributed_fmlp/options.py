@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -59,8 +59,7 @@ class SweepOptions:
     @property
     def architecture(self) -> Architecture:
         """The network, with one dropout rate per hidden layer."""
-        rates = self.dropout if len(self.dropout) > 1 else self.dropout * len(self.hidden)
-        return Architecture(hidden=self.hidden, dropout=rates)
+        return Architecture(hidden=self.hidden, dropout=_rates(self.dropout, self))
 
     def to_json(self) -> dict[str, Any]:
         values = {item.name: getattr(self, item.name) for item in fields(self)}
@@ -70,28 +69,33 @@ class SweepOptions:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> SweepOptions:
-        """Options as a run recorded them. Raises `OptionError` or `TypeError` on bad ones."""
-        known = {item.name for item in fields(cls)}
-        return cls(
-            **{
-                key: tuple(item) if isinstance(item, list) else item
-                for key, item in value.items()
-                if key in known
-            }
-        )
+        """Options as a run recorded them, each as the command line would take it.
+
+        Raises `OptionError` when one is missing or is none that could have been asked for.
+        """
+        values: dict[str, Any] = {}
+        for item in fields(cls):
+            if item.name not in value:
+                raise OptionError(f"{item.name} is missing")
+            given = value[item.name]
+            values[item.name] = tuple(given) if isinstance(given, list) else given
+        options = cls(**values)
+        # A data directory may have gone since; whoever reads it says so.
+        kept = replace(options, data_dir=None)
+        if parse(shlex.split(kept.command())[3:]).options != kept:
+            raise OptionError("a value is not of its option's kind")
+        return options
 
     def command(self, *, resume: str | None = None) -> str:
         """The command that asks for these options, or that resumes the run so named."""
-        import shlex
-
         words = ["python", "-m", "distributed_fmlp.tune"]
         defaults = SweepOptions()
         if resume is not None:
             words += ["--resume", resume]
             if self.results != defaults.results:
-                words += ["--results", self.results]
+                words += _words("--results", self.results)
             if self.address is not None:
-                words += ["--address", self.address]
+                words += _words("--address", self.address)
             return shlex.join(words)
         for item in fields(self):
             value = getattr(self, item.name)
@@ -105,7 +109,7 @@ class SweepOptions:
             elif isinstance(value, tuple):
                 words += [option, *map(str, value)]
             else:
-                words += [option, str(value)]
+                words += _words(option, str(value))
         return shlex.join(words)
 
 
@@ -119,11 +123,10 @@ class Request:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Reports a bad command line as one line on standard error, with exit status 2."""
+    """Raises `OptionError`, one line, for a bad command line."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
-        sys.exit(2)
+        raise OptionError(f"{' '.join(message.split())} (see {self.prog} --help)")
 
 
 def _checked(
@@ -137,7 +140,7 @@ def _checked(
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not {noun}; give {want}") from None
         if not holds(value):
-            raise argparse.ArgumentTypeError(f"{text} can't be used; give {want}")
+            raise argparse.ArgumentTypeError(f"{text!r} can't be used; give {want}")
         return value
 
     return convert
@@ -253,12 +256,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     where.add_argument(
         "--storage",
+        type=_storage,
         help="directory or URI (s3://…, gs://…) for checkpoints that every node reaches "
         "(default: the run directory)",
     )
     run = parser.add_argument_group("the run")
     run.add_argument("--name", type=run_name, help="its name (default: data set and time)")
-    run.add_argument("--results", help="where runs go; this one to RESULTS/NAME (default: results)")
+    run.add_argument(
+        "--results", type=_place, help="where runs go; this one to RESULTS/NAME (default: results)"
+    )
     run.add_argument(
         "--resume",
         metavar="NAME",
@@ -274,8 +280,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _place(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("nothing is given; give a directory")
+    return text
+
+
+def _storage(text: str) -> str:
+    # A run may be resumed from another directory than the one it was started in.
+    return _place(text) if "://" in text else str(Path(_place(text)).expanduser().absolute())
+
+
 def _existing_directory(text: str) -> str:
-    if not Path(text).is_dir():
+    if not text or not Path(text).is_dir():
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a directory; create it, or leave the option out"
         )
@@ -285,8 +302,7 @@ def _existing_directory(text: str) -> str:
 def parse(arguments: Sequence[str] | None = None) -> Request:
     """Parse a command line.
 
-    Raises `OptionError` for options that contradict each other; a malformed one ends the process
-    with one line and status 2.
+    Raises `OptionError` for an option that can't be used or contradicts another.
     """
     values = vars(build_parser().parse_args(arguments))
     resume = values.pop("resume", None)
@@ -296,9 +312,10 @@ def parse(arguments: Sequence[str] | None = None) -> Request:
             f"--name {values['name']} contradicts --resume {resume}: a resumed run keeps its name; "
             "leave --name out"
         )
-    options = SweepOptions(
-        **{key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
-    )
+    typed: dict[str, Any] = {
+        key: tuple(item) if isinstance(item, list) else item for key, item in values.items()
+    }
+    options = SweepOptions(**typed)
     return Request(options, given, resume)
 
 
@@ -310,7 +327,7 @@ def resumed_options(request: Request, recorded: SweepOptions) -> SweepOptions:
     for key in sorted(request.given - FREE_ON_RESUME):
         asked, was = getattr(request.options, key), getattr(recorded, key)
         if key == "dropout":
-            asked, was = request.options.architecture.dropout, recorded.architecture.dropout
+            asked, was = _rates(asked, recorded), _rates(was, recorded)
         if key == "name":
             was = request.resume
         if asked != was:
@@ -322,11 +339,23 @@ def resumed_options(request: Request, recorded: SweepOptions) -> SweepOptions:
     anew: dict[str, Any] = {
         key: getattr(request.options, key) for key in request.given & FREE_ON_RESUME
     }
-    # Where the sweep ran before says nothing about where it is to run now.
-    anew.setdefault("address", None)
-    anew.setdefault("quiet", False)
+    # Where the sweep ran before says nothing about where it is to run now, and it was found in the
+    # results directory of this command.
+    for key in ("address", "quiet", "results"):
+        anew.setdefault(key, getattr(request.options, key))
     return replace(recorded, **anew)
 
 
+def _rates(dropout: tuple[float, ...], options: SweepOptions) -> tuple[float, ...]:
+    """One dropout rate per hidden layer of `options`, where one stands for all."""
+    return dropout * len(options.hidden) if len(dropout) == 1 else dropout
+
+
+def _words(option: str, value: str) -> list[str]:
+    return [f"{option}={value}"] if value.startswith("-") else [option, value]
+
+
 def _shown(value: Any) -> str:
+    if value is None:
+        return "none given"
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -190,7 +190,10 @@ class Trial:
         )
 
     def state(self) -> TrialState:
-        """Everything that the next epoch depends on, and the best weights so far."""
+        """Everything that the next epoch depends on, and the best weights so far.
+
+        On the CPU the tensors are the trial's own: write or copy them before it trains on.
+        """
         tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
         if self.best_epoch != self.epoch:
             tensors |= {f"best/{name}": value for name, value in self.best_weights.items()}

@@ -10,7 +10,10 @@ from distributed_fmlp.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the sweep; the exit status is 0, 1 when a trial failed, 2 for bad input, 130 when stopped."""
+    """Run the sweep.
+
+    The exit status is 0, 1 when a trial failed, 2 for bad input, 130 when stopped.
+    """
     try:
         request = options.parse(arguments)
         # Imported late: Ray and torch take seconds, and --help and bad options need neither.
@@ -23,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Stopped before the first epoch; nothing is kept", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -34,12 +34,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def find_run(given: str, results: Path) -> Path:
     """A run's directory from a path or a name under `results`; `RunError` when neither is there."""
-    for path in (Path(given), results / given):
-        if (path / "run.json").is_file():
-            return path
-    for path in (results / given, Path(given)):
-        if given and path.is_dir():
-            return path  # reading it says why it is no run
+    try:
+        for path in (Path(given), results / given):
+            if given and (path / "run.json").is_file():
+                return path
+        for path in (results / given, Path(given)):
+            if given and path.is_dir():
+                return path  # reading it says why it is no run
+    except OSError as error:  # too long for a file's name, or in a directory that is closed to us
+        raise RunError(f"no run {given!r}: {error.strerror}; see --results") from error
     raise RunError(f"no run {given!r}, neither as a directory nor under {results}; see --results")
 
 

@@ -1,33 +1,43 @@
-"""Write a run's tables and plots into its directory, from its recorded numbers alone."""
+"""Write a run's tables, plots and page into its directory, from its recorded numbers alone."""
 
 from __future__ import annotations
 
-from distributed_fmlp.errors import RunError
-from distributed_fmlp.report.summary import (
-    Summary,
-    summarize,
-    summary_csv,
-    summary_json,
-    summary_markdown,
-)
+from pathlib import Path
+
+from distributed_fmlp.errors import DataError, RunError
+from distributed_fmlp.report.accuracies import accuracy_rows
+from distributed_fmlp.report.gallery import Gallery, load_gallery
+from distributed_fmlp.report.summary import Summary, summarize
+from distributed_fmlp.report.summary_files import summary_csv, summary_json, summary_markdown
+from distributed_fmlp.report.trust import Trust, trust_of_chosen
 from distributed_fmlp.run_directory import Run, write_bytes, write_json, write_text
 
 
-def build_report(run: Run) -> Summary:
-    """Write `summary.csv`, `summary.md`, `summary.json` and `plots/*.png`; return the summary.
+def build_report(
+    run: Run, *, images: bool = True, data_dir: Path | None = None, page: Path | None = None
+) -> Summary:
+    """Write `summary.csv`, `.md` and `.json`, `plots/*.png` and `report.html`; return the summary.
 
-    Works on a run that is unfinished, and says so in what it writes. Raises `RunError` when the
-    run's directory can't be written.
+    Works on a run that is unfinished, and says so in what it writes. With `images` the page shows
+    test images where the data is on this machine, looked for in `data_dir` and then where the
+    sweep looks; nothing is downloaded. `page` is another place for `report.html`.
+
+    Raises `RunError` when recorded predictions are damaged or the directory can't be written, and
+    `DataError` when `data_dir` is given and its files can't be used; nothing is written then.
     """
+    from distributed_fmlp.report.page import report_page
     from distributed_fmlp.report.plots import draw_plots  # matplotlib takes its time
 
-    summary = summarize(run)
+    summary, trust = summarize(run), trust_of_chosen(run)
+    html = report_page(run, summary, trust, _gallery(run, trust, images, data_dir))
+    target = run.path / "report.html" if page is None else page
     try:
         write_text(run.path / "summary.csv", summary_csv(summary))
         write_text(run.path / "summary.md", summary_markdown(summary))
         write_json(run.path / "summary.json", summary_json(summary))
-        for name, png in draw_plots(run):
+        for name, png in draw_plots(run, accuracy_rows(summary.rates)):
             write_bytes(run.path / "plots" / name, png)
+        write_text(target, html)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise RunError(
@@ -35,3 +45,21 @@ def build_report(run: Run) -> Summary:
             "writable, and run the report again"
         ) from error
     return summary
+
+
+def _gallery(run: Run, trust: Trust | None, images: bool, data_dir: Path | None) -> Gallery:
+    if not images:
+        return Gallery([], "The images are left out, as asked.")
+    if trust is None:
+        return Gallery([], None)
+    positions = [each.position for each in trust.wrong]
+    recorded = run.info["options"].get("data_dir")
+    if data_dir is None and isinstance(recorded, str):
+        # Where the sweep found the data; gone or damaged since, it is nobody's mistake.
+        try:
+            found = load_gallery(run, positions, Path(recorded))
+        except DataError:
+            found = Gallery([], None)
+        if found.pictures:
+            return found
+    return load_gallery(run, positions, data_dir)

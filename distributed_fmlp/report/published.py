@@ -24,6 +24,7 @@ class PublishedRun:
     test_loss: float
     test_accuracy_percent: float
     test_f1: float
+    test_images: int = 10_000  # FashionMNIST's test set
 
     @property
     def last_train_loss(self) -> float:
@@ -47,6 +48,12 @@ def published_hidden() -> list[int]:
     return list(published_results()["architecture"]["hidden"])
 
 
+def same_data(run: Run) -> bool:
+    """Whether a run's data is what the published figures are of."""
+    dataset = run.info["dataset"]
+    return bool(dataset["name"] == "fashion-mnist" and not dataset["substituted"])
+
+
 def why_not_beside(run: Run) -> str | None:
     """Why the published figures are not set beside this run, in one sentence; None when they are.
 
@@ -56,7 +63,7 @@ def why_not_beside(run: Run) -> str | None:
     published = published_results()
     training, architecture = published["training"], published["architecture"]
     dataset, options = run.info["dataset"], run.info["options"]
-    if dataset["name"] != "fashion-mnist" or dataset["substituted"]:
+    if not same_data(run):
         return (
             "The published figures are not set beside these: they are of fashion-mnist, and this "
             f"run's data is {dataset['name']}."
@@ -84,13 +91,28 @@ def published_beside(run: Run, learning_rate: float) -> PublishedRun | None:
     """The published figures for a learning rate; None when the recipe differs or it has none."""
     if why_not_beside(run) is not None:
         return None
-    for row in published_results()["runs"]:
-        if row["learning_rate"] == learning_rate:
-            test = row["test"]
-            return PublishedRun(
-                learning_rate, row["epochs"], test["loss"], test["accuracy_percent"], test["f1"]
-            )
-    return None
+    return next((row for row in published_runs() if row.learning_rate == learning_rate), None)
+
+
+@cache
+def published_runs() -> tuple[PublishedRun, ...]:
+    """Every published learning rate."""
+    return tuple(
+        PublishedRun(
+            row["learning_rate"],
+            row["epochs"],
+            row["test"]["loss"],
+            row["test"]["accuracy_percent"],
+            row["test"]["f1"],
+        )
+        for row in published_results()["runs"]
+    )
+
+
+def best_published() -> PublishedRun:
+    """The learning rate that the published tables name the best."""
+    named = published_results()["best_learning_rate"]
+    return next(row for row in published_runs() if row.learning_rate == named)
 
 
 def _joined(values: Sequence[float]) -> str:

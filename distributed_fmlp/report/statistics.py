@@ -98,6 +98,20 @@ def paired_difference(
     return estimate([first[seed] - second[seed] for seed in shared], confidence)
 
 
+def independent_difference(
+    first: float, first_interval: Interval, second: float, second_interval: Interval
+) -> Interval:
+    """The interval of first minus second, from each one's own interval of the same confidence.
+
+    The square-and-add rule: G. Y. Zou and A. Donner, Statistics in Medicine 27 (2008). With two
+    Wilson intervals it is R. G. Newcombe's method 10 (Statistics in Medicine 17, 1998).
+    """
+    difference = first - second
+    down = math.hypot(first - first_interval.low, second_interval.high - second)
+    up = math.hypot(first_interval.high - first, second - second_interval.low)
+    return Interval(difference - down, difference + up)
+
+
 def mcnemar(only_first: int, only_second: int) -> float:
     """Exact two-sided p-value of McNemar's test, from the images that only one of two got right.
 
@@ -169,6 +183,14 @@ def difference_in_words(
     low, high = sorted((abs(difference.interval.low), abs(difference.interval.high)))
     better = "better" if difference.mean > 0 else "worse"
     return f"{better} by {_range(low, high)} {unit}"
+
+
+def interval_in_words(interval: Interval, unit: str = "points") -> str:
+    """What the interval of one difference says, for `first` against `second`; higher is better."""
+    if interval.low <= 0 <= interval.high:
+        return "can't be told apart"
+    low, high = sorted((abs(interval.low), abs(interval.high)))
+    return f"{'better' if interval.low > 0 else 'worse'} by {_range(low, high)} {unit}"
 
 
 def images_in_words(test: ImageTest, adjusted_p: float) -> str:

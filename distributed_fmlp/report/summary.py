@@ -1,27 +1,23 @@
-"""The summary of a run: one row per trial beside the published figures, and which was chosen."""
+"""The summary of a run: what was measured, beside the published figures, and what it says."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from distributed_fmlp.records import EpochRecord, TrialRecord, best_epoch
-from distributed_fmlp.report.published import published_beside, why_not_beside
-from distributed_fmlp.report.tables import (
-    MISSING,
-    Column,
-    Table,
-    as_markdown,
-    as_text,
-    figure,
-    markdown_text,
-    percent,
+from distributed_fmlp.report.answer import against_published, answer
+from distributed_fmlp.report.comparison import (
+    PairComparison,
+    RateFigures,
+    best_on_validation,
+    compare_pairs,
+    rate_figures,
 )
-from distributed_fmlp.run_directory import Run, choose, format_learning_rate
+from distributed_fmlp.report.published import PublishedRun, published_beside, why_not_beside
+from distributed_fmlp.report.tables import percent
+from distributed_fmlp.run_directory import Run, choose
 
 
 @dataclass(frozen=True)
@@ -54,6 +50,16 @@ class SummaryRow:
 
 
 @dataclass(frozen=True)
+class RateRow:
+    """One learning rate over its finished seeds, beside its published figures."""
+
+    figures: RateFigures
+    best_on_validation: bool
+    published: PublishedRun | None
+    against_published: str | None  # of the test accuracy, in words
+
+
+@dataclass(frozen=True)
 class Summary:
     """What the tables of one run say, in figures and in words."""
 
@@ -67,12 +73,20 @@ class Summary:
     chosen_because: str
     not_beside: str | None  # why the published figures are not beside
     failures: Sequence[str]
+    answer: Sequence[str]
     rows: Sequence[SummaryRow]
+    rates: Sequence[RateRow]
+    pairs: Sequence[PairComparison]
 
 
 def summarize(run: Run) -> Summary:
-    """Everything the tables say, from the recorded numbers alone."""
+    """Everything the tables say, from the recorded numbers alone.
+
+    Raises `RunError` for damaged test predictions.
+    """
     chosen = choose(run.trials)
+    figures, pairs = rate_figures(run), compare_pairs(run)
+    best = best_on_validation(figures)
     return Summary(
         run=run.info["name"],
         path=run.path,
@@ -88,7 +102,10 @@ def summarize(run: Run) -> Summary:
             for trial in run.trials
             if trial.status == "failed"
         ],
+        answer=answer(run, figures, pairs),
         rows=[_row(run, trial, chosen=trial is chosen) for trial in run.trials],
+        rates=[_rate_row(run, row, best=row is best) for row in figures],
+        pairs=pairs,
     )
 
 
@@ -111,7 +128,7 @@ def unfinished(run: Run) -> str | None:
     words = {"running": "still running", "stopped": "stopped before its end"}
     return (
         f"Unfinished: this run is {words.get(status, status)}; {ended} of {len(run.trials)} "
-        "trials have ended, and the figures below are what is recorded so far."
+        "trials have ended, and the figures are what is recorded so far."
     )
 
 
@@ -155,6 +172,12 @@ def _percent(fraction: float | None) -> float | None:
     return None if fraction is None else round(100 * fraction, 8)
 
 
+def _rate_row(run: Run, figures: RateFigures, *, best: bool) -> RateRow:
+    published = published_beside(run, figures.learning_rate)
+    words = against_published(figures, published) if published else None
+    return RateRow(figures, best, published, words)
+
+
 def _row(run: Run, trial: TrialRecord, *, chosen: bool) -> SummaryRow:
     best, last = best_epoch(trial.epochs), trial.epochs[-1] if trial.epochs else None
     test, test_last = trial.test_best, trial.test_last
@@ -186,108 +209,3 @@ def _row(run: Run, trial: TrialRecord, *, chosen: bool) -> SummaryRow:
         published_test_accuracy_percent=published.test_accuracy_percent if published else None,
         published_test_f1=published.test_f1 if published else None,
     )
-
-
-# The same summary as tables, text, Markdown, CSV and JSON
-
-
-def summary_tables(summary: Summary) -> list[Table]:
-    """Two tables: the epoch chosen on validation, and the last epoch, beside the published."""
-    beside = summary.not_beside is None
-    with_status = any(row.status != "finished" for row in summary.rows)
-    trial_columns = [Column(""), Column("rate", "learning"), Column("seed")]
-    chosen_columns = [
-        *trial_columns,
-        *([Column("status")] if with_status else []),
-        *(Column(name, "validation") for name in ("epoch", "acc %")),
-        *(Column(name, "test") for name in ("loss", "acc %", "F1")),
-    ]
-    last_columns = [
-        *trial_columns,
-        Column("epoch"),
-        *(Column(name, "training") for name in ("loss", "acc %")),
-        *(Column(name, "test") for name in ("loss", "acc %", "F1")),
-    ]
-    if beside:
-        chosen_columns += [Column(name, "published test") for name in ("loss", "acc %", "F1")]
-        last_columns += [Column(name, "published train") for name in ("loss", "acc %")]
-    chosen_rows, last_rows = [], []
-    for row in summary.rows:
-        mark, rate = "*" if row.chosen else "", format_learning_rate(row.learning_rate)
-        chosen_cells = [mark, rate, str(row.seed), *([row.status] if with_status else [])]
-        chosen_cells += [_count(row.chosen_epoch), figure(row.val_accuracy_percent, 2)]
-        chosen_cells += _scores(row.test_loss, row.test_accuracy_percent, row.test_f1)
-        last_cells = [mark, rate, str(row.seed), _count(row.last_epoch)]
-        last_cells += _scores(row.last_train_loss, row.last_train_accuracy_percent)
-        last_cells += _scores(row.last_test_loss, row.last_test_accuracy_percent, row.last_test_f1)
-        if beside:
-            published = (row.published_test_loss, row.published_test_accuracy_percent)
-            chosen_cells += _scores(*published, row.published_test_f1)
-            last_cells += _scores(row.published_train_loss, row.published_train_accuracy_percent)
-        chosen_rows.append(chosen_cells)
-        last_rows.append(last_cells)
-    return [
-        Table(
-            "The epoch chosen on validation (* is the chosen trial)", chosen_columns, chosen_rows
-        ),
-        Table("The last epoch", last_columns, last_rows),
-    ]
-
-
-def _count(value: int | None) -> str:
-    return MISSING if value is None else str(value)
-
-
-def _scores(loss: float | None, accuracy_percent: float | None, *f1: float | None) -> list[str]:
-    return [figure(loss), figure(accuracy_percent, 2), *(figure(value) for value in f1)]
-
-
-def render_summary(summary: Summary) -> str:
-    """The summary as plain text for a terminal, with no line end after its last line."""
-    parts = [f"Run {_one_line(summary.run)} on {_one_line(summary.dataset)}"]
-    parts += [as_text(table) for table in summary_tables(summary)]
-    parts.append("\n".join([summary.chosen_because, *_remarks(summary)]))
-    if summary.banner:
-        parts = [summary.banner, *parts, summary.banner]
-    return "\n\n".join(parts)
-
-
-def summary_markdown(summary: Summary) -> str:
-    """`summary.md`."""
-    parts = [f"# Run {markdown_text(summary.run)} on {markdown_text(summary.dataset)}"]
-    banner = [f"**{markdown_text(summary.banner)}**"] if summary.banner else []
-    parts += banner
-    parts += [markdown_text(line) for line in [summary.chosen_because, *_remarks(summary)]]
-    for table in summary_tables(summary):
-        heading, _, body = as_markdown(table).partition("\n\n")
-        parts += [heading, *banner, body]
-    return "\n\n".join(parts) + "\n"
-
-
-def summary_csv(summary: Summary) -> str:
-    """`summary.csv`: every figure in full, with what the data was in each row."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    names = [item.name for item in fields(SummaryRow)]
-    writer.writerow([*names, "dataset", "dataset_substituted"])
-    for row in summary.rows:
-        values = [getattr(row, name) for name in names]
-        cells = [_one_line(value) if isinstance(value, str) else value for value in values]
-        writer.writerow([*cells, summary.dataset, summary.banner is not None])
-    return text.getvalue()
-
-
-def summary_json(summary: Summary) -> dict[str, Any]:
-    """`summary.json`: the same figures and sentences, ready for `write_json`."""
-    value = asdict(summary)
-    del value["path"]  # the directory may be moved, and what it holds stays true
-    return value
-
-
-def _remarks(summary: Summary) -> list[str]:
-    return [line for line in (summary.state, *summary.failures, summary.not_beside) if line]
-
-
-def _one_line(text: str) -> str:
-    # No control characters: a name could hold anything, and a terminal would obey them.
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))

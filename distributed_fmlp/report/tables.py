@@ -26,6 +26,17 @@ class Table:
     columns: Sequence[Column]
     rows: Sequence[Sequence[str]]
 
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """Each group's heading and how many columns it spans; a column of none is by itself."""
+        spans: list[tuple[str, int]] = []
+        for column in self.columns:
+            if spans and column.group and spans[-1][0] == column.group:
+                spans[-1] = (column.group, spans[-1][1] + 1)
+            else:
+                spans.append((column.group, 1))
+        return spans
+
 
 def as_text(table: Table) -> str:
     """The table in aligned plain text, figures to the right, groups named above their columns."""

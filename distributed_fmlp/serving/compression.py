@@ -65,7 +65,7 @@ def _inflated(body: bytes, wbits: int, limit: int, name: str) -> bytes:
 
 
 def _preferred(accept_encoding: str | None) -> str | None:
-    """gzip or deflate, whichever the header gives more weight; gzip where they are equal."""
+    """Whichever of gzip and deflate the header gives more weight; gzip where they are equal."""
     weights: dict[str, float] = {}
     for item in (accept_encoding or "").lower().split(","):
         name, _, parameters = item.partition(";")

@@ -108,14 +108,14 @@ def _grey(image: Image.Image) -> Grey:
     """
     image.draft("L", (_WORKING_EDGE, _WORKING_EDGE))  # a large JPEG is then decoded at a fraction
     image.load()
-    if image.mode.startswith("I") or image.mode == "F":
-        # 16 bits a pixel; Pillow's own conversion to 8 would clip instead of scale
-        wide = np.asarray(image, np.float64)
-        image = _with_exif_of(image, Image.fromarray((wide / 257).clip(0, 255).astype(np.uint8)))
+    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to 8 and not scale
+        eight = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
+        image = _with_exif_of(image, Image.fromarray(eight))
     factor = max(image.size) // _WORKING_EDGE
     transparent = "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBA", "RGBa")
     upright = _UPRIGHT.get(_orientation(image))
-    plain = image.convert("RGBA" if transparent else "L" if image.mode in ("1", "L") else "RGB")
+    mode = "RGBA" if transparent else "L" if image.mode in ("1", "L") else "RGB"
+    plain = image if image.mode == mode else image.convert(mode)  # a copy may be 160 MB
     if factor > 1:
         plain = plain.reduce(factor)
     if upright is not None:
@@ -166,7 +166,7 @@ def _span(profile: NDArray[np.float64], threshold: float) -> tuple[int, int]:
     reach = max(1, round(_BLUR * len(inside) / SIDE) - 1)
     if 2 * reach >= len(inside):
         return int(found[0]), int(found[-1]) + 1
-    lead = int((inside[:reach + 1] >= inside[: reach + 1].max() / 2).argmax())
+    lead = int((inside[: reach + 1] >= inside[: reach + 1].max() / 2).argmax())
     trail = int((inside[::-1][: reach + 1] >= inside[::-1][: reach + 1].max() / 2).argmax())
     return int(found[0]) + lead, int(found[-1]) + 1 - trail
 

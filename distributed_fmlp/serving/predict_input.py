@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -181,7 +180,7 @@ def _npy_header(body: bytes) -> tuple[np.dtype[Any], bool, tuple[int, ...], int]
 def _npy_count(shape: tuple[int, ...]) -> int:
     if shape in ((PIXELS,), (SIDE, SIDE)):
         return 1
-    if len(shape) in (2, 3) and math.prod(shape[1:]) == PIXELS and shape[-1] in (PIXELS, SIDE):
+    if shape[1:] in ((PIXELS,), (SIDE, SIDE)):
         return shape[0]
     raise RequestError(
         400,

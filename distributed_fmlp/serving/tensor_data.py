@@ -25,6 +25,7 @@ Float32Images = NDArray[np.float32]
 Images = UInt8Images | Float32Images  # [N, 784], C-contiguous; floats lie in [0, 1]
 
 _LARGE_TEXT = 2**20
+_MOST_QUOTES = 4096
 _CONTAINERS_PER_IMAGE = 30  # an image as 28 rows is 29 lists
 
 
@@ -32,11 +33,13 @@ def parse_json(text: bytes | memoryview, limits: Limits) -> Any:
     """The value of a JSON text (RFC 8259: NaN and Infinity are no numbers).
 
     Raises `RequestError`: 400 for what isn't JSON or is nested more than 1,024 deep, 413 for a
-    large text of more lists and objects than the images allowed could need, as each costs some
-    twenty times its two bytes of text.
+    large text of more strings, lists and objects than the images allowed could need, as each costs
+    some twenty times its few bytes of text.
     """
     if len(text) > _LARGE_TEXT:
         raw = bytes(text)
+        if raw.count(b'"') > _MOST_QUOTES:
+            raise RequestError(413, "the JSON has too many strings")
         containers = raw.count(b"[") + raw.count(b"{")
         if containers > 64 + _CONTAINERS_PER_IMAGE * limits.max_images:
             raise RequestError(413, f"the JSON has {containers} lists and objects, too many")

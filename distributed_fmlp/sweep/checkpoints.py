@@ -34,7 +34,12 @@ class Place:
     @property
     def order(self) -> tuple[int, bool, int, str]:
         done = self.facts.get("status") != "running"
-        return int(self.facts["epoch"]), done, int(self.parts[0].removeprefix(ATTEMPT)), self.parts[2]
+        return (
+            int(self.facts["epoch"]),
+            done,
+            int(self.parts[0].removeprefix(ATTEMPT)),
+            self.parts[2],
+        )
 
 
 def write_state(directory: Path, state: TrialState) -> None:
@@ -52,11 +57,6 @@ def newest_state(storage: Storage, run_id: str, trial_id: str) -> TrialState | N
         if state is not None:
             return state
     return None
-
-
-def newest_facts(storage: Storage, run_id: str, trial_id: str) -> dict[str, Any] | None:
-    """What the newest checkpoint says of itself, without reading its tensors."""
-    return next((place.facts for place in _newest_first(storage, run_id, trial_id)), None)
 
 
 def prune(storage: Storage, run_id: str, trial_id: str) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+import shlex
+import tempfile
+from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from distributed_fmlp import provenance
 from distributed_fmlp.errors import StorageError
 from distributed_fmlp.report import build_report, render_summary
 from distributed_fmlp.report.summary import substitution_banner
-from distributed_fmlp.run_directory import Run, load_run
+from distributed_fmlp.run_directory import Run
 from distributed_fmlp.sweep.checkpoints import prune
 from distributed_fmlp.sweep.job import Sweep
 from distributed_fmlp.sweep.outcome import compile_trials, deliver_bundle
@@ -46,7 +50,9 @@ def finish(sweep: Sweep, out: TextIO) -> int:
         failed = any(trial.status == "failed" for trial in sweep.trials)
         bundle = deliver_bundle(sweep.path, sweep.storage)
         _end_attempt(sweep, "failed" if failed else "finished")
-        summary = build_report(load_run(sweep.path))
+        with _plotting_cache():
+            summary = build_report(Run(sweep.path, info, sweep.trials))
+        sweep.save()  # last, so that a run that says it has ended has everything
     except OSError as error:
         raise _unwritten(sweep, error) from error
     _say(out, "", render_summary(summary), "", f"Run        {sweep.path}")
@@ -57,9 +63,9 @@ def finish(sweep: Sweep, out: TextIO) -> int:
         f"Plots      {sweep.path / 'plots'}",
         f"Took       {info['seconds']:.0f} s",
         "",
-        f"Serve it   python -m distributed_fmlp.serve {sweep.path}",
-        f"Report     python -m distributed_fmlp.report {sweep.path}",
-        f"Curves     tensorboard --logdir {sweep.storage.shown}",
+        f"Serve it   python -m distributed_fmlp.serve {shlex.quote(str(sweep.path))}",
+        f"Report     python -m distributed_fmlp.report {shlex.quote(str(sweep.path))}",
+        f"Curves     tensorboard --logdir {shlex.quote(sweep.storage.shown)}",
     )
     if failed:
         _say(out, f"Try again  {sweep.options.command(resume=info['name'])}")
@@ -70,8 +76,9 @@ def finish(sweep: Sweep, out: TextIO) -> int:
 def stop(sweep: Sweep, out: TextIO) -> int:
     """Write down how far an interrupted run has come, and how to go on."""
     try:
-        compile_trials(sweep.path, sweep.storage, sweep.info["run_id"], sweep.trials)
+        sweep.trials = compile_trials(sweep.path, sweep.storage, sweep.info["run_id"], sweep.trials)
         _end_attempt(sweep, "stopped")
+        sweep.save()
     except OSError as error:
         raise _unwritten(sweep, error) from error
     done = sum(len(trial.epochs) for trial in sweep.trials)
@@ -92,13 +99,26 @@ def _end_attempt(sweep: Sweep, outcome: str) -> None:
     info["status"] = outcome
     if outcome != "stopped":
         info["finished"] = provenance.now()
-    sweep.save()
+
+
+@contextlib.contextmanager
+def _plotting_cache() -> Iterator[None]:
+    """Keep matplotlib from writing its list of fonts to HOME, unless told where to."""
+    if "MPLCONFIGDIR" in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="fmlp-fonts-") as directory:
+        os.environ["MPLCONFIGDIR"] = directory
+        try:
+            yield
+        finally:
+            del os.environ["MPLCONFIGDIR"]
 
 
 def _unwritten(sweep: Sweep, error: OSError) -> StorageError:
     return StorageError(
-        f"the results can't be written to {sweep.path} ({error.strerror or error}): what is trained "
-        f"is kept; make room, then {sweep.options.command(resume=sweep.info['name'])}"
+        f"the results can't be written to {sweep.path} ({error.strerror or error}): what is "
+        f"trained is kept; make room, then {sweep.options.command(resume=sweep.info['name'])}"
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 import uuid
 from dataclasses import dataclass, replace
@@ -19,7 +21,7 @@ from distributed_fmlp.data import (
     measure_scaling,
     stratified_split,
 )
-from distributed_fmlp.errors import RunError
+from distributed_fmlp.errors import OptionError, RunError
 from distributed_fmlp.options import SweepOptions
 from distributed_fmlp.records import TrialRecord
 from distributed_fmlp.run_directory import Run, format_learning_rate, write_json
@@ -86,7 +88,7 @@ def is_settled(trial: TrialRecord) -> bool:
 def new_sweep(options: SweepOptions) -> Sweep:
     """A run that is yet to begin; nothing is written. Raises `UserError` for unusable options."""
     results = Path(options.results).expanduser()
-    if options.name is not None and (results / options.name).exists():
+    if options.name is not None and os.path.exists(results / options.name):
         raise RunError(
             f"run {options.name} exists in {results}: choose another --name, or continue it with "
             f"--resume {options.name}"
@@ -96,11 +98,7 @@ def new_sweep(options: SweepOptions) -> Sweep:
     name = options.name or _default_name(dataset, results)
     path = results / name
     scaling = measure_scaling(dataset.train_images[split.train_indices])
-    trials = [
-        TrialRecord(f"lr_{format_learning_rate(lr)}_seed_{seed}", lr, seed)
-        for seed in options.seed
-        for lr in options.lr
-    ]
+    trials = _trials(options)
     info = {
         "format_version": FORMAT_VERSION,
         "run_id": uuid.uuid4().hex,
@@ -108,7 +106,7 @@ def new_sweep(options: SweepOptions) -> Sweep:
         "created": provenance.now(),
         "finished": None,
         "status": "running",
-        "command": replace(options, name=options.name).command(),
+        "command": options.command(),
         "options": {**options.to_json(), "name": name},
         "dataset": {
             "name": dataset.name,
@@ -140,8 +138,12 @@ def new_sweep(options: SweepOptions) -> Sweep:
 
 
 def resumed_sweep(run: Run, options: SweepOptions) -> Sweep:
-    """A run to go on with. Raises `RunError` when its data is not what it was started with."""
+    """A run to go on with.
+
+    Raises `RunError` when its data is not what it was started with, or its run.json is damaged.
+    """
     info = dict(run.info)
+    _check_resumable(run, options)
     # The data set the run took is the one it needs, whatever can be had by now.
     dataset = _load_data(replace(options, dataset=info["dataset"]["name"]))
     if dataset.sha256 != info["dataset"]["sha256"]:
@@ -154,8 +156,8 @@ def resumed_sweep(run: Run, options: SweepOptions) -> Sweep:
     split = stratified_split(dataset.train_labels, info["split"]["fraction"], info["split"]["seed"])
     if split.sha256 != info["split"]["sha256"]:
         raise RunError(
-            f"run {info['name']} was split by another version of this program: install the versions "
-            "in its run.json to resume it"
+            f"run {info['name']} was split by another version of this program: install the "
+            "versions in its run.json to resume it"
         )
     for library, version in provenance.versions().items():
         was = info["versions"].get(library)
@@ -171,11 +173,49 @@ def recorded_options(run: Run) -> SweepOptions:
     """The options a run was started with. Raises `RunError` when they can't be read."""
     try:
         return SweepOptions.from_json(run.info["options"])
-    except (TypeError, ValueError) as error:
-        raise RunError(
-            f"{run.path / 'run.json'} is damaged: its options can't be read ({error}); restore the "
-            "file, or start a new run"
-        ) from error
+    except (TypeError, ValueError, OptionError) as error:
+        raise _damaged(run, f"its options can't be read: {error}") from error
+
+
+def _check_resumable(run: Run, options: SweepOptions) -> None:
+    """Raises `RunError` when run.json lacks what a run is resumed from, or contradicts itself."""
+    info = run.info
+    trials = [(trial.trial_id, trial.learning_rate, trial.seed) for trial in run.trials]
+    asked = [(trial.trial_id, trial.learning_rate, trial.seed) for trial in _trials(options)]
+    classes = len(info["dataset"]["class_names"])
+    try:
+        whole = (
+            trials == asked
+            and info["architecture"] == replace(options.architecture, output=classes).to_json()
+            and info["split"]["fraction"] == options.val_fraction
+            and info["split"]["seed"] == SPLIT_SEED
+            and isinstance(info["split"]["sha256"], str)
+            and isinstance(info["run_id"], str)
+            and isinstance(info["versions"], dict)
+            and math.isfinite(info["seconds"])
+            and math.isfinite(info["scaling"]["mean"])
+            and info["scaling"]["std"] > 0
+            and all({"ended", "outcome"} <= set(attempt) for attempt in info["attempts"])
+            and isinstance(info.get("resources", {}), dict)
+        )
+    except (KeyError, TypeError) as error:
+        raise _damaged(run, f"a part is missing or of the wrong kind: {error}") from error
+    if not whole:
+        raise _damaged(run, "its parts contradict each other")
+
+
+def _trials(options: SweepOptions) -> list[TrialRecord]:
+    return [
+        TrialRecord(f"lr_{format_learning_rate(lr)}_seed_{seed}", lr, seed)
+        for seed in options.seed
+        for lr in options.lr
+    ]
+
+
+def _damaged(run: Run, what: str) -> RunError:
+    return RunError(
+        f"{run.path / 'run.json'} is damaged ({what}); restore the file, or start a new run"
+    )
 
 
 def _load_data(options: SweepOptions) -> Dataset:
@@ -188,7 +228,7 @@ def _default_name(dataset: Dataset, results: Path) -> str:
     named = "digits-in-place-of-fashion-mnist" if dataset.substituted else dataset.name
     stem = f"{named}_{datetime.now(UTC):%Y%m%d-%H%M%S}"
     name, number = stem, 1
-    while (results / name).exists():
+    while os.path.exists(results / name):
         number += 1
         name = f"{stem}-{number}"
     return name

@@ -13,7 +13,7 @@ from distributed_fmlp import provenance
 from distributed_fmlp.bundle import Bundle, write_bundle
 from distributed_fmlp.records import EpochRecord, TrialRecord
 from distributed_fmlp.run_directory import Predictions, choose, load_run, save_trial
-from distributed_fmlp.sweep.checkpoints import newest_facts, newest_state
+from distributed_fmlp.sweep.checkpoints import newest_state
 from distributed_fmlp.sweep.storage import Storage
 from distributed_fmlp.training import TrialState
 
@@ -49,9 +49,9 @@ def known_trials(storage: Storage, run_id: str, trials: list[TrialRecord]) -> li
     """Each trial as far as its checkpoints go; a trial with none is as if it had never started."""
     found = []
     for trial in trials:
-        facts = newest_facts(storage, run_id, trial.trial_id)
+        state = newest_state(storage, run_id, trial.trial_id)
         blank = TrialRecord(trial.trial_id, trial.learning_rate, trial.seed)
-        found.append(blank if facts is None else record_from_facts(blank, facts))
+        found.append(blank if state is None else record_from_facts(blank, state.facts))
     return found
 
 

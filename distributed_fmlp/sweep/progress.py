@@ -122,7 +122,7 @@ class _LiveTable:
         head: list[str | Table] = [f"{trial.learning_rate:g}", str(trial.seed), bar]
         best = best_epoch(trial.epochs)
         if best is None:
-            return [*head, *["–"] * 7, trial.status if trial.status == "failed" else _STALLED]
+            return [*head, *["-"] * 7, trial.status if trial.status == "failed" else _STALLED]
         return [*head, *_figures(trial.epochs[-1]), f"{100 * best.val_accuracy:.2f} @ {best.epoch}",
                 self._left(trial)]  # fmt: skip
 

@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from distributed_fmlp.errors import ClusterError
 from distributed_fmlp.sweep.resources import Node
@@ -33,14 +33,20 @@ _SETTINGS = {
 def configure_environment(*, private: bool) -> None:
     """Settings that Ray reads when it is imported; call this before anything imports it.
 
-    A private Ray asks for a token that only this process and its children know, and nothing of it
-    is written to HOME. What the environment sets already is left as it is.
+    A private Ray asks for a token that only this process and its children know, nothing of it is
+    written to HOME, and its servers listen on loopback alone. What the environment sets already is
+    left as it is.
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    if private and "RAY_AUTH_MODE" not in os.environ:
+    if not private:
+        return
+    if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # On every system what it is on Windows and macOS: no cluster, so the node is 127.0.0.1. The
+    # address given to ray.init would be replaced by one that other machines reach.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 @contextlib.contextmanager
@@ -63,7 +69,6 @@ def ray_session(address: str | None) -> Iterator[str]:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 object_store_memory=_OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
                 _temp_dir=_temporary_directory(),
             )
         else:
@@ -75,8 +80,9 @@ def ray_session(address: str | None) -> Iterator[str]:
             f"Ray can't be {what} ({_first_line(error)}); "
             + ("check disk space and /tmp" if address is None else "check ray status there")
         ) from error
+    node: Any = ray._private.worker._global_node
     try:
-        yield str(Path(ray._private.worker._global_node.get_logs_dir_path()))
+        yield str(Path(node.get_logs_dir_path()))
     finally:
         ray.shutdown()
 
@@ -85,11 +91,10 @@ def nodes() -> list[Node]:
     """The living nodes of the connected Ray."""
     import ray
 
+    list_nodes: Any = ray.nodes
     return [
-        Node(
-            cpus=int(node["Resources"].get("CPU", 0)), gpus=float(node["Resources"].get("GPU", 0))
-        )
-        for node in ray.nodes()
+        Node(cpus=int(node["Resources"].get("CPU", 0)), gpus=float(node["Resources"].get("GPU", 0)))
+        for node in list_nodes()
         if node["Alive"]
     ]
 
@@ -131,8 +136,13 @@ def _temporary_directory() -> str | None:
 
 def _check_reachable(address: str | None) -> None:
     """Ray itself tries for a minute and more, and then says little."""
-    if address is None or address in ("auto", "local") or address.startswith("ray://"):
+    if address is None or address == "auto":
         return
+    if address.startswith("ray://"):
+        raise ClusterError(
+            f"--address {address} is a Ray Client's, which can't carry a sweep: run on a node of "
+            "the cluster with --address auto, or through ray job submit"
+        )
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise ClusterError(f"--address {address!r} is not an address: give auto or HOST:PORT")

@@ -17,7 +17,7 @@ from distributed_fmlp.sweep.progress import Progress
 logger = logging.getLogger(__name__)
 
 
-class Recorder(tune.Callback):  # type: ignore[misc]
+class Recorder(tune.Callback):
     """Tune's callback for one attempt at a run.
 
     What it writes while trials run is for onlookers; the sweep ends by writing each trial's record
@@ -57,19 +57,19 @@ class Recorder(tune.Callback):  # type: ignore[misc]
             epochs=rows,
             best_epoch=best.epoch if best else None,
             status="running",
-            resources={**record.resources, "node": result["hostname"], "process": result["process"]},
+            resources={
+                **record.resources,
+                "node": result["hostname"],
+                "process": result["process"],
+            },
         )
         self._progress.epoch(self.records[record.trial_id])
 
-    def on_trial_restore(
-        self, iteration: int, trials: list[Any], trial: Any, **info: Any
-    ) -> None:
+    def on_trial_restore(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         record = self.records[_id(trial)]
         self._progress.note(record, f"goes on after epoch {len(record.epochs)}")
 
-    def on_trial_recover(
-        self, iteration: int, trials: list[Any], trial: Any, **info: Any
-    ) -> None:
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         record = self.records[_id(trial)]
         self._progress.note(
             record, f"failed ({reason_of(trial)}); it restarts from its last checkpoint"
@@ -82,9 +82,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         self._progress.ended(failed)
         self._progress.note(failed, f"failed for good: {failed.reason}")
 
-    def on_trial_complete(
-        self, iteration: int, trials: list[Any], trial: Any, **info: Any
-    ) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         record = self.records[_id(trial)]
         if len(record.epochs) >= self._epochs:
             self._keep(record, status="finished")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import time
@@ -13,10 +14,11 @@ from typing import TextIO
 import filelock
 
 from distributed_fmlp import provenance
-from distributed_fmlp.errors import RunError
+from distributed_fmlp.errors import RunError, StorageError
 from distributed_fmlp.options import Request, resumed_options
 from distributed_fmlp.run_directory import load_run
 from distributed_fmlp.sweep import closing, resources
+from distributed_fmlp.sweep.checkpoints import attempts
 from distributed_fmlp.sweep.job import (
     Sweep,
     is_settled,
@@ -36,10 +38,11 @@ def run_sweep(request: Request) -> int:
     Raises `UserError` when something given can't be used; a new run leaves nothing behind then.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    results = Path(request.options.results).expanduser()
     if request.resume is None:
         sweep = new_sweep(request.options)
     else:
-        run = load_run(Path(request.options.results) / request.resume)
+        run = load_run(results / request.resume)
         options = resumed_options(request, recorded_options(run))
         status = run.info["status"]
         if status in ("finished", "failed") and all(map(is_settled, run.trials)):
@@ -48,7 +51,7 @@ def run_sweep(request: Request) -> int:
             return 0 if status == "finished" else closing.EXIT_FAILED
         sweep = resumed_sweep(run, options)
     with _run_directory(sweep.path, new=request.resume is None) as directory:
-        return _attempt(sweep, directory)
+        return _attempt(sweep, directory, new=request.resume is None)
 
 
 class _RunDirectory:
@@ -60,7 +63,7 @@ class _RunDirectory:
 @contextlib.contextmanager
 def _run_directory(path: Path, *, new: bool) -> Iterator[_RunDirectory]:
     """Hold a run's directory for this process alone, made first when it is `new`."""
-    made = [parent for parent in (path, *path.parents) if not parent.exists()] if new else []
+    made = [parent for parent in (path, *path.parents) if not os.path.exists(parent)] if new else []
     directory = _RunDirectory()
     lock = filelock.FileLock(path / ".lock", blocking=False)
     try:
@@ -74,8 +77,8 @@ def _run_directory(path: Path, *, new: bool) -> Iterator[_RunDirectory]:
     except OSError as error:
         _remove(made)
         raise RunError(
-            f"{path} can't be written ({error.strerror}): make it writable, or choose another place "
-            "with --results"
+            f"{path} can't be written ({error.strerror}): make it writable, or choose another "
+            "place with --results"
         ) from error
     try:
         yield directory
@@ -92,9 +95,14 @@ def _remove(made: list[Path]) -> None:
             directory.rmdir()
 
 
-def _attempt(sweep: Sweep, directory: _RunDirectory) -> int:
+def _attempt(sweep: Sweep, directory: _RunDirectory, *, new: bool) -> int:
     """Train what is unfinished, then write everything down; gives the exit status."""
     sweep.storage.check_writable()
+    if new and attempts(sweep.storage):
+        raise StorageError(
+            f"{sweep.storage.shown} holds the checkpoints of another run of this name: choose "
+            "another --name, or another --storage"
+        )
     log = sweep.path / "logs" / "ray.log"
     started = time.monotonic()
     sweep.trials = known_trials(sweep.storage, sweep.info["run_id"], sweep.trials)
@@ -118,6 +126,9 @@ def _train(sweep: Sweep, directory: _RunDirectory, out: TextIO, log: Path) -> No
         plan = _plan(sweep)
         directory.begun = True
         sweep.info["status"] = "running"
+        for attempt in sweep.info["attempts"]:
+            if attempt["outcome"] == "running":  # it had no time to write down its end
+                attempt["outcome"] = "killed"
         sweep.info["attempts"].append(
             {"started": provenance.now(), "ended": None, "outcome": "running"}
         )
@@ -151,9 +162,10 @@ def _plan(sweep: Sweep) -> resources.Plan:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C off: what is done inside is short and must be whole."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Hold Ctrl-C and SIGTERM off: what is done inside is short and must be whole."""
+    before = {kind: signal.signal(kind, signal.SIG_IGN) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)

@@ -62,10 +62,22 @@ class Storage:
         name = f".probe-{uuid.uuid4().hex}"
 
         def probe() -> None:
+            made = self._missing()
             self.write(b"", name)
             self.filesystem.delete_file(self.join(name))
+            for directory in made:
+                self.filesystem.delete_dir(directory)
 
         _within(probe, self.shown)
+
+    def _missing(self) -> list[str]:
+        """The directories that writing into `root` would make, the innermost first."""
+        missing = []
+        directory = self.root
+        while directory and self.filesystem.get_file_info(directory).type.name == "NotFound":
+            missing.append(directory)
+            directory = posixpath.dirname(directory)
+        return missing
 
     def _list(self, *parts: str) -> list[Any]:
         selector = pyarrow.fs.FileSelector(self.join(*parts), allow_not_found=True)
@@ -83,14 +95,19 @@ def open_storage(where: str | None, run_path: Path, name: str) -> Storage:
     if "://" not in where:
         path = Path(where).expanduser().absolute() / name
         return Storage(pyarrow.fs.LocalFileSystem(), path.as_posix(), str(path))
+    # Neither a key before the host nor what follows a question mark is to be shown.
+    scheme, _, rest = where.partition("?")[0].rstrip("/").partition("://")
+    host, slash, path_there = rest.partition("/")
+    shown = f"{scheme}://{host.rpartition('@')[2]}{slash}{path_there}"
     try:
-        filesystem, root = _within(lambda: pyarrow.fs.FileSystem.from_uri(where), where)
+        filesystem, root = _within(lambda: pyarrow.fs.FileSystem.from_uri(where), shown)
+        if not root:
+            raise ValueError("it names no place")
     except (pyarrow.ArrowInvalid, ValueError) as error:
         raise StorageError(
-            f"--storage {where} can't be used ({_first_line(error)}); give a directory, or a URI "
+            f"--storage {shown} can't be used ({_first_line(error)}); give a directory, or a URI "
             "such as s3://bucket/path or gs://bucket/path"
         ) from error
-    shown = where.partition("?")[0].rstrip("/")  # what follows may hold a secret
     return Storage(filesystem, posixpath.join(root, name), f"{shown}/{name}")
 
 

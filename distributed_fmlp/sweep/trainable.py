@@ -88,7 +88,9 @@ class _Reporter:
             "resources": {
                 "threads": task.threads,
                 "device": str(device),
-                "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+                "device_name": torch.cuda.get_device_name(device)
+                if device.type == "cuda"
+                else None,
                 "node": socket.gethostname(),
                 "started": time.time(),
             },
@@ -112,7 +114,10 @@ class _Reporter:
         unknown = self._trial.history[_epoch_of(tune.get_checkpoint()) :]
         if saved.facts["status"] != "running":
             self._facts = saved.facts
-        if unknown:
+        if saved.facts["status"] == "failed":
+            unknown = unknown or self._trial.history[-1:]
+            self._report(unknown, saved)
+        elif unknown:
             self._report(unknown, saved)
 
     def _report(self, records: list[EpochRecord], state: TrialState) -> None:

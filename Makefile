@@ -1,0 +1,49 @@
+# One command each: a venv is made and filled the first time, and again when its lists change.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+RUN := $(VENV)/bin/python
+INSTALL := $(RUN) -m pip install --disable-pip-version-check --progress-bar off --constraint constraints.txt
+
+.PHONY: help sweep serve test lint clean
+
+help:
+	@echo "make sweep [ARGS='--epochs 5 …']   train the four learning rates in parallel"
+	@echo "make serve [ARGS='RUN …']          serve the chosen model"
+	@echo "make test  [ARGS='-k data …']      lint, check types, run the tests"
+	@echo "make lint                          lint and check types only"
+	@echo "make clean                         remove the venv and caches (results stay)"
+	@echo "PYTHON=python3.11 names the interpreter that the venv is made with"
+
+sweep: $(VENV)/.installed
+	$(RUN) -m distributed_fmlp.tune $(ARGS)
+
+serve: $(VENV)/.installed
+	$(RUN) -m distributed_fmlp.serve $(ARGS)
+
+test: lint
+	$(RUN) -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-test
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find distributed_fmlp tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is not Python 3.11 or newer: give one with PYTHON=…" >&2; exit 2; }
+	@echo "installing into $(VENV) (a few minutes, once)"
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	@echo "installing what the tests need"
+	$(INSTALL) --editable '.[test]'
+	@touch $@

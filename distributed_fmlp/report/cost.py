@@ -1,0 +1,59 @@
+"""What a run's training cost: seconds per epoch, images per second, CPU and GPU hours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from distributed_fmlp.records import TrialRecord
+from distributed_fmlp.run_directory import Run
+
+
+@dataclass(frozen=True)
+class TrialCost:
+    """One trial's cost. The epochs' seconds are of training and validation together."""
+
+    trial_id: str
+    epochs: int
+    seconds_per_epoch: float
+    images_per_second: float  # training images over the seconds spent in training steps
+    threads: float | None  # CPU threads; None where the trial recorded none
+    cpu_hours: float | None
+    gpu_hours: float | None  # None without a GPU
+
+
+def trial_costs(run: Run) -> list[TrialCost]:
+    """The cost of every trial that has an epoch, in the run's order."""
+    return [_cost(run, trial) for trial in run.trials if trial.epochs]
+
+
+def total(values: Sequence[float | None]) -> float | None:
+    """The sum; None when nothing is known."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _cost(run: Run, trial: TrialRecord) -> TrialCost:
+    seconds = sum(row.seconds for row in trial.epochs)
+    count = len(trial.epochs)
+    threads = _number(trial.resources.get("threads"))
+    if threads is None:
+        threads = _number(trial.resources.get("cpus"))
+    if threads is None:
+        threads = _number((run.info.get("resources") or {}).get("cpus_per_trial"))
+    gpus = _number(trial.resources.get("gpus"))
+    return TrialCost(
+        trial.trial_id,
+        count,
+        seconds / count,
+        sum(row.images_per_second for row in trial.epochs) / count,
+        threads,
+        None if threads is None else threads * seconds / 3600,
+        gpus * seconds / 3600 if gpus else None,
+    )
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+        return None
+    return float(value)

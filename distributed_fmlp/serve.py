@@ -1,0 +1,125 @@
+"""`python -m distributed_fmlp.serve`: serve a bundle, or look after a running service."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from distributed_fmlp.errors import OptionError, UserError
+from distributed_fmlp.options import OneLineParser
+
+COMMANDS = ("status", "promote", "rollback")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+DEFAULT_ADDRESS = "http://127.0.0.1:8000"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of the service itself."""
+    parser = OneLineParser(
+        prog="python -m distributed_fmlp.serve",
+        description="Serve a model over HTTP with Ray Serve.",
+        epilog="For a running service: serve status, serve promote BUNDLE, serve rollback "
+        "(each with --help).",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "bundle",
+        metavar="RUN or BUNDLE",
+        nargs="?",
+        help="a bundle, a run, or a run's name (default: the newest finished run's)",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=_port, default=8000, help="port to listen on (%(default)s)")
+    parser.add_argument("--results", default="results", help="where runs are (%(default)s)")
+    parser.add_argument(
+        "--replicas", type=_positive, default=1, help="processes that compute (%(default)s)"
+    )
+    parser.add_argument(
+        "--max-batch-size", type=_positive, default=128, help="images at once (%(default)s)"
+    )
+    parser.add_argument(
+        "--batch-wait-ms",
+        type=float,
+        default=2.0,
+        help="longest wait for a batch to fill; none when idle (%(default)s)",
+    )
+    parser.add_argument(
+        "--max-queued", type=_positive, default=512, help="requests held at once (%(default)s)"
+    )
+    parser.add_argument(
+        "--max-body-mib", type=_positive, default=16, help="largest body in MiB (%(default)s)"
+    )
+    parser.add_argument(
+        "--token-file",
+        help="file with the token that requests must show (default: $FMLP_API_TOKEN)",
+    )
+    parser.add_argument(
+        "--insecure", action="store_true", help="listen beyond loopback without a token"
+    )
+    parser.add_argument(
+        "--no-haproxy",
+        action="store_true",
+        help="Ray Serve's own proxy instead of its throughput mode with HAProxy",
+    )
+    return parser
+
+
+def build_client_parser(command: str) -> argparse.ArgumentParser:
+    """The options of `status`, `promote` and `rollback`."""
+    parser = OneLineParser(prog=f"python -m distributed_fmlp.serve {command}", allow_abbrev=False)
+    if command == "promote":
+        parser.add_argument("bundle", metavar="BUNDLE", help="a bundle, a run, or a run's name")
+        parser.add_argument("--results", default="results", help="where runs are (%(default)s)")
+        parser.add_argument(
+            "--allowed-accuracy-drop",
+            type=float,
+            default=0.0,
+            metavar="POINTS",
+            help="how many points of test accuracy it may lose (%(default)s)",
+        )
+        parser.add_argument("--data-dir", help="where the test data is, as the service sees it")
+    parser.add_argument("--url", default=DEFAULT_ADDRESS, help="the service (%(default)s)")
+    parser.add_argument("--token-file", help="file with its token (default: $FMLP_API_TOKEN)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until stopped, or do one thing to a running service; gives the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if words and words[0] in COMMANDS:
+            from distributed_fmlp.serving.client import run_command
+
+            return run_command(words[0], build_client_parser(words[0]).parse_args(words[1:]))
+        options = build_parser().parse_args(words)
+        from distributed_fmlp.serving.settings import read_token
+
+        if options.host not in LOOPBACK and not options.insecure:
+            if read_token(options.token_file) is None:
+                raise OptionError(
+                    f"--host {options.host} lets other machines in, and there is no token: set "
+                    "FMLP_API_TOKEN or --token-file, or say --insecure"
+                )
+        from distributed_fmlp.serving.launch import serve_until_stopped
+
+        return serve_until_stopped(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port; give 1 to 65535")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} can't be used; give a whole number above 0")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""What the command line says to a running service, over HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from distributed_fmlp.errors import ClusterError
+from distributed_fmlp.serving.settings import read_token
+
+_SECONDS = 120.0  # a promotion loads and checks the model on every replica
+
+
+def run_command(command: str, options: argparse.Namespace) -> int:
+    """Carry out `status`, `promote` or `rollback`; the exit status is 1 when the service refuses.
+
+    Raises `UserError` when the bundle isn't there or the service can't be reached.
+    """
+    if command == "status":
+        status, answer = _ask(options, "GET", "/admin/status", None)
+    elif command == "rollback":
+        status, answer = _ask(options, "POST", "/admin/rollback", {})
+    else:
+        from distributed_fmlp.serving.model import find_bundle
+
+        body: dict[str, Any] = {
+            "bundle": find_bundle(options.bundle, Path(options.results)),
+            "allowed_accuracy_drop": options.allowed_accuracy_drop / 100,
+        }
+        if options.data_dir is not None:
+            body["data_dir"] = str(Path(options.data_dir).absolute())
+        status, answer = _ask(options, "POST", "/admin/promote", body)
+    if status != 200:
+        print(f"refused ({status}): {answer.get('error', 'no reason given')}", file=sys.stderr)
+        return 1
+    _show(answer)
+    return 0
+
+
+def _ask(
+    options: argparse.Namespace, method: str, path: str, body: Any
+) -> tuple[int, dict[str, Any]]:
+    """One request; the status and the JSON object that came back."""
+    url = options.url.rstrip("/")
+    if not url.startswith(("http://", "https://")):
+        raise ClusterError(f"--url {options.url} is no address: give http://HOST:PORT")
+    request = urllib.request.Request(url + path, method=method)
+    if body is not None:
+        request.data = json.dumps(body).encode()
+        request.add_header("Content-Type", "application/json")
+    token = read_token(options.token_file)
+    if token is not None:
+        request.add_header("Authorization", f"Bearer {token.decode()}")
+    try:
+        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
+            status, content = answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        status, content = error.code, error.read()
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        raise ClusterError(
+            f"no service answers at {url} ({reason}); check --url, and that it runs"
+        ) from error
+    try:
+        parsed = json.loads(content)
+    except ValueError:
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise ClusterError(f"what answers at {url} is not this service; check --url")
+    return status, parsed
+
+
+def _show(answer: dict[str, Any]) -> None:
+    model = answer["model"]
+    print(
+        f"Model {model['version']}: learning rate {model['learning_rate']:g}, seed {model['seed']}, "
+        f"epoch {model['epoch']}; {100 * model['test_accuracy']:.2f} % test ({model['dataset']})"
+    )
+    print(f"A rollback brings back {answer['previous'] or 'nothing: nothing has been promoted'}")
+    for replica in answer["replicas"]:
+        print(f"Replica {replica['replica']} on {replica['node']} serves {replica['version']}")

@@ -1,0 +1,216 @@
+"""Which model all replicas serve: promotion in two phases, everywhere or nowhere.
+
+Replicas report to the coordinator and wait there for news. A candidate is first loaded and checked
+by every replica; only when all have it does the coordinator change over, and when one then doesn't
+follow, it changes back. Knows no model and no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A bundle and the weights it must have: a directory's content may change."""
+
+    bundle: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What every replica is to serve, and what it is to prepare."""
+
+    generation: int
+    current: Pinned
+    history: tuple[Pinned, ...] = ()  # what a rollback brings back is last
+    candidate_id: str | None = None
+    candidate: Pinned | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one replica says of itself."""
+
+    replica: str
+    node: str
+    serving: Orders  # the orders it last carried out
+    version: str
+    prepared_id: str | None = None
+    refusal: str | None = None  # why the candidate can't be served
+    metrics: Any = None
+
+
+@dataclass
+class _Seen:
+    report: Report
+    at: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a promotion ended: `refusal` is why it was undone, `status` its HTTP status."""
+
+    refusal: str | None = None
+    status: int = 200
+
+
+@dataclass
+class Patience:
+    """Times in seconds."""
+
+    news: float = 0.5  # how long a report waits for news before it is answered
+    silence: float = 4.0  # a replica not heard of for longer is gone, or cut off
+    prepare: float = 60.0
+    follow: float = 10.0
+
+
+@dataclass
+class Coordinator:
+    """One per service. Its state is rebuilt from the replicas' reports if it is restarted."""
+
+    orders: Orders
+    patience: Patience = field(default_factory=Patience)
+
+    def __post_init__(self) -> None:
+        self._seen: dict[str, _Seen] = {}
+        self._changed = asyncio.Event()
+        self._promoting = asyncio.Lock()
+
+    async def report(self, report: Report) -> Orders:
+        """Take a replica's report; answered when there is news for it, or after a short while."""
+        if report.serving.generation > self.orders.generation:
+            # This coordinator has been restarted, and its replicas remember more than it does.
+            self._order(replace(report.serving, candidate_id=None, candidate=None))
+        self._seen[report.replica] = _Seen(report, time.monotonic())
+        self._forget_the_lost()
+        if self._has_news_for(report):
+            return self.orders
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), self.patience.news)
+        return self.orders
+
+    async def leave(self, replica: str) -> None:
+        """A replica that shuts down says so, and is not waited for."""
+        self._seen.pop(replica, None)
+        self._forget_the_lost()
+
+    async def current(self) -> Orders:
+        return self.orders
+
+    async def replicas(self) -> list[Report]:
+        """The latest report of each replica heard of lately."""
+        return [seen.report for seen in self._lately().values()]
+
+    async def promote(self, candidate: Pinned) -> Outcome:
+        """Serve `candidate` on every replica, or on none."""
+        if self._promoting.locked():
+            return Outcome("another promotion is under way; try again when it has ended", 409)
+        async with self._promoting:
+            history = (*self.orders.history, self.orders.current)[-10:]
+            return await self._change(candidate, history)
+
+    async def rollback(self) -> Outcome:
+        """Serve what was served before the last promotion, on every replica or on none."""
+        if self._promoting.locked():
+            return Outcome("another promotion is under way; try again when it has ended", 409)
+        async with self._promoting:
+            if not self.orders.history:
+                return Outcome("there is nothing to roll back to: nothing has been promoted", 409)
+            *rest, last = self.orders.history
+            return await self._change(last, tuple(rest))
+
+    async def _change(self, candidate: Pinned, history: tuple[Pinned, ...]) -> Outcome:
+        before = self.orders
+        candidate_id = uuid.uuid4().hex
+        known = set(self._lately())
+        self._order(replace(before, candidate_id=candidate_id, candidate=candidate))
+        refusal = await self._all(
+            known,
+            lambda report: report.prepared_id == candidate_id,
+            lambda report: report.refusal if report.prepared_id == candidate_id else None,
+            self.patience.prepare,
+        )
+        if refusal is not None:
+            self._order(before)
+            return refusal
+        generation = before.generation + 1
+        self._order(Orders(generation, candidate, history))
+        refusal = await self._all(
+            set(self._lately()) | known,
+            lambda report: report.serving.generation >= generation,
+            lambda report: None,
+            self.patience.follow,
+        )
+        if refusal is not None:
+            self._order(replace(before, generation=generation + 1))
+            return refusal
+        return Outcome()
+
+    async def _all(self, known: set[str], holds: Any, refuses: Any, patience: float) -> Outcome | None:
+        """Wait until `holds` for every replica; else say why not all have come."""
+        until = time.monotonic() + patience
+        while True:
+            lately = self._lately()
+            gone = known - set(self._seen)  # those that left in good order
+            silent = known - set(lately) - gone
+            if silent:
+                return Outcome(
+                    f"{len(silent)} of {len(known)} replicas can't be reached; the model was not "
+                    "changed", 503)  # fmt: skip
+            for seen in lately.values():
+                reason = refuses(seen.report)
+                if reason is not None:
+                    return Outcome(reason, 422)
+            if lately and all(holds(seen.report) for seen in lately.values()):
+                return None
+            if time.monotonic() > until:
+                return Outcome("not every replica was ready in time; the model was not changed", 503)
+            await asyncio.sleep(0.02)
+
+    def _lately(self) -> dict[str, _Seen]:
+        oldest = time.monotonic() - self.patience.silence
+        return {name: seen for name, seen in self._seen.items() if seen.at >= oldest}
+
+    def _has_news_for(self, report: Report) -> bool:
+        behind = report.serving.generation < self.orders.generation
+        unprepared = (
+            self.orders.candidate_id is not None
+            and report.prepared_id != self.orders.candidate_id
+        )
+        return behind or unprepared
+
+    def _order(self, orders: Orders) -> None:
+        logger.info("orders: generation %s, %s", orders.generation, orders.current.sha256[:12])
+        self.orders = orders
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _forget_the_lost(self) -> None:
+        """Forget replicas that have been silent for long."""
+        longest = time.monotonic() - 10 * self.patience.silence
+        for name in [name for name, seen in self._seen.items() if seen.at < longest]:
+            del self._seen[name]
+
+
+def status_of(reports: list[Report]) -> tuple[Mapping[str, Any], ...]:
+    """Each replica's view as plain values."""
+    return tuple(
+        {
+            "replica": report.replica,
+            "node": report.node,
+            "version": report.version,
+            "generation": report.serving.generation,
+        }
+        for report in sorted(reports, key=lambda each: each.replica)
+    )

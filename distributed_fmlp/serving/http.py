@@ -1,0 +1,179 @@
+"""The service over HTTP, as a plain ASGI application: routes, access, errors, metrics.
+
+It knows neither Ray nor torch: what computes is behind `Engine`. There is no framework, as a
+request of one image is answered in less time than frameworks take to route it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import orjson
+
+from distributed_fmlp.serving.access import check_host, check_token
+from distributed_fmlp.serving.admin_routes import AdminRoutes
+from distributed_fmlp.serving.engine import Engine
+from distributed_fmlp.serving.errors import RequestError
+from distributed_fmlp.serving.exchange import (
+    INTERNAL_ERROR,
+    Bodies,
+    BodyRefused,
+    ClientGone,
+    Receive,
+    Request,
+    Response,
+    Scope,
+    Send,
+    drain,
+    error_response,
+    json_response,
+)
+from distributed_fmlp.serving.infer_routes import InferRoutes
+from distributed_fmlp.serving.limits import Limits
+from distributed_fmlp.serving.metrics import CONTENT_TYPE, Metrics
+from distributed_fmlp.serving.offloading import Workers
+from distributed_fmlp.serving.openapi import openapi_document
+from distributed_fmlp.serving.page_files import page_files
+from distributed_fmlp.serving.predict_route import PredictRoute
+from distributed_fmlp.serving.routing import Route, Surroundings
+from distributed_fmlp.serving.served_facts import served_facts
+
+logger = logging.getLogger(__name__)
+
+_UNKNOWN = "unknown"  # the metrics' label for every path that leads nowhere
+_CLIENT_GONE = 499
+
+
+@dataclass(frozen=True)
+class HttpSettings:
+    """How the service answers."""
+
+    token: bytes | None = field(default=None, repr=False)  # None: no token is asked for
+    limits: Limits = field(default_factory=Limits)
+    allowed_hosts: frozenset[str] = frozenset()  # names for /admin without a token; no ports
+    model_name: str = "fmlp"
+    body_seconds: float = 60.0  # a body must be there by then
+    body_budget_bytes: int = 256 * 2**20  # of all bodies above 64 KiB at one time
+    decode_threads: int = 2
+    most_waiting_decodes: int = 64
+
+    def __post_init__(self) -> None:
+        hosts = frozenset(host.lower() for host in self.allowed_hosts)
+        object.__setattr__(self, "allowed_hosts", hosts)
+        if self.token == b"":
+            raise ValueError("the token is empty; None means that none is asked for")
+
+
+class HttpService:
+    """The ASGI application. Make it where it runs: it holds threads and can't be pickled."""
+
+    def __init__(
+        self, engine: Engine, settings: HttpSettings, metrics: Metrics | None = None
+    ) -> None:
+        """`metrics` are those that the engine counts with too; new ones without it."""
+        self._settings = settings
+        self._metrics = metrics or Metrics()
+        self._bodies = Bodies(
+            settings.limits, seconds=settings.body_seconds, budget=settings.body_budget_bytes
+        )
+        self._workers = Workers(settings.decode_threads, settings.most_waiting_decodes)
+        self._around = Surroundings(
+            engine, self._bodies, self._workers, settings.limits, settings.model_name
+        )
+        self._infer = InferRoutes(self._around)
+        self._routes: Mapping[str, Route] = {
+            **self._infer.exact,
+            **PredictRoute(self._around).exact,
+            **AdminRoutes(self._around).exact,
+            **self._page_routes(),
+            "/model": Route("/model", {"GET": self._model}),
+            "/metrics": Route("/metrics", {"GET": self._exposition}),
+            "/openapi.json": Route("/openapi.json", {"GET": self._openapi}),
+        }
+        self._document = orjson.dumps(
+            openapi_document(
+                settings.model_name, settings.limits, needs_token=settings.token is not None
+            )
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._other(scope, receive, send)
+            return
+        began = perf_counter()
+        request = Request(scope, receive)
+        label, refused = _UNKNOWN, False
+        try:
+            route = self._routes.get(request.path) or self._infer.route(request)
+            if route is None:
+                raise RequestError(404, "there is nothing at this path")
+            label = route.label
+            response = await self._answer(route, request)
+        except RequestError as error:
+            response, refused = error_response(error), isinstance(error, BodyRefused)
+        except ClientGone:
+            self._metrics.request(label, _CLIENT_GONE, perf_counter() - began)
+            return
+        except Exception:
+            logger.exception("a request to %s failed", label)
+            response = INTERNAL_ERROR
+        finally:
+            if request.held:
+                self._bodies.release(request)
+        self._metrics.request(label, response.status, perf_counter() - began)
+        await response.send(send, with_body=request.method != "HEAD", last=not refused)
+        if refused:
+            await drain(receive, 2 * self._settings.limits.max_body_bytes)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _answer(self, route: Route, request: Request) -> Response:
+        method = request.method
+        handler = route.handlers.get("GET" if method == "HEAD" else method)
+        if handler is None:
+            message = f"this path takes {route.allow}"
+            raise RequestError(405, message, headers={"Allow": route.allow})
+        if self._settings.token is not None:
+            if route.needs_token:
+                check_token(request, self._settings.token)
+        elif route.is_admin:
+            check_host(request, self._settings.allowed_hosts)
+        return await handler(request)
+
+    def _page_routes(self) -> dict[str, Route]:
+        files = page_files()
+        routes = {
+            f"/static/{name}": Route("/static", {"GET": file.answer}, needs_token=False)
+            for name, file in files.items()
+        }
+        for path, name in (("/", "index.html"), ("/docs", "docs.html")):
+            routes[path] = Route(path, {"GET": files[name].answer}, needs_token=False)
+        return routes
+
+    async def _model(self, request: Request) -> Response:
+        facts = served_facts(self._around.model())
+        return json_response(facts.with_class_names, headers=facts.headers)
+
+    async def _exposition(self, request: Request) -> Response:
+        text = await self._around.engine.metrics()
+        return Response(200, text, [(b"content-type", CONTENT_TYPE.encode())])
+
+    async def _openapi(self, request: Request) -> Response:
+        return json_response(self._document)
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The server's start and end; anything but HTTP, such as a WebSocket, is closed."""
+        if scope["type"] == "lifespan":
+            while True:
+                message = await receive()
+                if message["type"] == "lifespan.startup":
+                    await send({"type": "lifespan.startup.complete"})
+                elif message["type"] == "lifespan.shutdown":
+                    self._workers.stop()
+                    await send({"type": "lifespan.shutdown.complete"})
+                    return
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1003})

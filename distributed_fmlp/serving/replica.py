@@ -1,0 +1,329 @@
+"""One replica: batches requests, computes off the event loop, follows the coordinator's orders."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray import serve
+
+from distributed_fmlp.errors import BundleError, DataError
+from distributed_fmlp.serving.accuracy import accuracy, test_set_on_disk
+from distributed_fmlp.serving.coordinator import Orders, Outcome, Pinned, Report, status_of
+from distributed_fmlp.serving.engine import (
+    Answer,
+    Images,
+    PromotionRequest,
+    ServedModel,
+    ServiceStatus,
+)
+from distributed_fmlp.serving.errors import RequestError
+from distributed_fmlp.serving.http import HttpService, HttpSettings
+from distributed_fmlp.serving.limits import Limits
+from distributed_fmlp.serving.metrics import Metrics, merge
+from distributed_fmlp.serving.model import InferenceModel, open_model
+from distributed_fmlp.serving.settings import ServiceArguments, read_token
+
+logger = logging.getLogger(__name__)
+_CHUNKS_AT_ONCE = 2  # of one big request, so that small ones get their turn between them
+_RETRY_SECONDS = 1.0
+
+
+@dataclass(eq=False)
+class Work:
+    """Some images of one request, for the model that the request began with."""
+
+    model: InferenceModel
+    images: Images
+    deadline: float  # on time.monotonic's clock
+
+
+Part = tuple[Any, Any] | RequestError
+
+
+class Replica:
+    """The deployment's class; implements `Engine` for the HTTP side."""
+
+    async def __init__(self, arguments: dict[str, Any], coordinator: Any) -> None:
+        self._settings = ServiceArguments(**arguments)
+        self._coordinator = coordinator
+        self._name = serve.get_replica_context().replica_id.unique_id
+        self._device = _assigned_device()
+        torch.set_num_threads(max(1, int(self._settings.cpus_per_replica)))
+        self._compute = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._loading = ThreadPoolExecutor(1, thread_name_prefix="loading")
+        self._metrics = Metrics()
+        self._queued = 0
+        self._prepared: tuple[str, InferenceModel | None, str | None] | None = None
+        self._infer.set_max_batch_size(self._settings.max_batch_size)
+        self._infer.set_batch_wait_timeout_s(0.0)
+        self._orders: Orders = await coordinator.current.remote()
+        self._model = await self._load(self._orders.current)
+        self._follower = asyncio.get_running_loop().create_task(self._follow())
+
+    def __serve_build_asgi_app__(self) -> HttpService:  # noqa: PLW3201
+        settings = self._settings
+        return HttpService(
+            self,
+            HttpSettings(
+                token=read_token(settings.token_file),
+                limits=Limits(
+                    max_body_bytes=settings.max_body_bytes, max_images=settings.max_images
+                ),
+                allowed_hosts=frozenset(settings.allowed_hosts),
+            ),
+            self._metrics,
+        )
+
+    # Engine
+
+    @property
+    def model(self) -> ServedModel | None:
+        return self._model.served
+
+    async def predict(self, images: Images) -> Answer:
+        if self._queued >= self._settings.max_queued:
+            raise self._busy("over capacity")
+        model = self._model  # one model for the whole request, whatever is promoted meanwhile
+        self._queued += 1
+        self._adapt_wait()
+        try:
+            parts = await self._compute_parts(model, images)
+        finally:
+            self._queued -= 1
+            self._adapt_wait()
+        probabilities = [part[0] for part in parts]
+        labels = [part[1] for part in parts]
+        if len(parts) > 1:
+            probabilities, labels = [np.concatenate(probabilities)], [np.concatenate(labels)]
+        self._metrics.predicted(model.served, labels[0])
+        return Answer(model.served, probabilities[0], labels[0])
+
+    async def promote(self, request: PromotionRequest) -> ServiceStatus:
+        loop = asyncio.get_running_loop()
+        try:
+            candidate = await loop.run_in_executor(
+                self._loading, open_model, request.bundle, self._device
+            )
+            await loop.run_in_executor(
+                self._loading, _compare, self._model, candidate, request
+            )
+        except (BundleError, DataError) as error:
+            raise RequestError(422, str(error)) from error
+        pinned = Pinned(request.bundle, candidate.served.sha256)
+        outcome: Outcome = await self._coordinator.promote.remote(pinned)
+        return await self._after(outcome)
+
+    async def rollback(self) -> ServiceStatus:
+        return await self._after(await self._coordinator.rollback.remote())
+
+    async def status(self) -> ServiceStatus:
+        reports: list[Report] = await self._coordinator.replicas.remote()
+        history = self._orders.history
+        return ServiceStatus(
+            model=self._model.served,
+            previous=history[-1].sha256[:12] if history else None,
+            ready=True,
+            replicas=status_of(reports),
+        )
+
+    async def metrics(self) -> bytes:
+        reports: list[Report] = await self._coordinator.replicas.remote()
+        families = {report.replica: report.metrics for report in reports if report.metrics}
+        families[self._name] = self._metrics.families()  # its own are newer
+        return merge(families)
+
+    # Serve's own calls
+
+    async def check_health(self) -> None:
+        """Healthy while the inference thread answers."""
+        loop = asyncio.get_running_loop()
+        await asyncio.wait_for(loop.run_in_executor(self._compute, int), 10)
+
+    async def __del__(self) -> None:
+        self._follower.cancel()
+        with contextlib.suppress(Exception):
+            await self._coordinator.leave.remote(self._name)
+        self._compute.shutdown(wait=False)
+        self._loading.shutdown(wait=False)
+
+    # Computing
+
+    async def _compute_parts(self, model: InferenceModel, images: Images) -> list[Any]:
+        deadline = time.monotonic() + self._settings.deadline_s
+        size = self._settings.max_batch_size
+        if len(images) <= size:
+            return [self._checked(await self._infer(Work(model, images, deadline)))]
+        works = [
+            Work(model, images[start : start + size], deadline)
+            for start in range(0, len(images), size)
+        ]
+        turn = asyncio.Semaphore(_CHUNKS_AT_ONCE)
+
+        async def compute(work: Work) -> Any:
+            async with turn:
+                return self._checked(await self._infer(work))
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(compute(work)) for work in works]
+        return [task.result() for task in tasks]
+
+    @serve.batch(  # type: ignore[untyped-decorator]
+        max_batch_size=128,
+        batch_wait_timeout_s=0.0,
+        batch_size_fn=lambda works: sum(len(work.images) for work in works),
+    )
+    async def _infer(self, works: list[Work]) -> list[Part]:
+        """A batch over requests; sizes and waits are set when the replica starts, and live."""
+        self._metrics.batch(sum(len(work.images) for work in works))
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._compute, compute_batch, works)
+
+    def _checked(self, part: Part) -> Any:
+        if isinstance(part, RequestError):
+            raise self._busy(part.message)
+        return part
+
+    def _busy(self, why: str) -> RequestError:
+        seconds = self._settings.retry_after_s
+        return RequestError(
+            503, f"{why}; try again in {seconds} s", headers={"Retry-After": str(seconds)}
+        )
+
+    def _adapt_wait(self) -> None:
+        """A lone request gains nothing from waiting; with others under way a fuller batch does."""
+        self._metrics.queue(self._queued)
+        wait = self._settings.batch_wait_ms / 1000 if self._queued > 1 else 0.0
+        self._infer.set_batch_wait_timeout_s(wait)
+
+    # Following
+
+    async def _follow(self) -> None:
+        """Report to the coordinator and carry out what it orders, for as long as the replica lives."""
+        while True:
+            try:
+                orders: Orders = await self._coordinator.report.remote(self._report())
+                await self._carry_out(orders)
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                # The coordinator restarts, or its node is cut off: serve on, and try again.
+                logger.exception("no orders from the coordinator; the model stays as it is")
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _carry_out(self, orders: Orders) -> None:
+        if orders.generation > self._orders.generation:
+            ready = self._prepared[1] if self._prepared else None
+            if ready is not None and ready.served.sha256 == orders.current.sha256:
+                model = ready
+            elif self._model.served.sha256 == orders.current.sha256:
+                model = self._model
+            else:
+                model = await self._load(orders.current)
+            self._model = model
+            self._prepared = None
+        self._orders = orders
+        if orders.candidate is None or orders.candidate_id is None:
+            return
+        if self._prepared is None or self._prepared[0] != orders.candidate_id:
+            try:
+                prepared, refusal = await self._load(orders.candidate), None
+            except BundleError as error:
+                prepared, refusal = None, str(error)
+            self._prepared = (orders.candidate_id, prepared, refusal)
+
+    def _report(self) -> Report:
+        prepared = self._prepared
+        return Report(
+            replica=self._name,
+            node=socket.gethostname(),
+            serving=self._orders,
+            version=self._model.served.version,
+            prepared_id=prepared[0] if prepared else None,
+            refusal=prepared[2] if prepared else None,
+            metrics=self._metrics.families(),
+        )
+
+    async def _load(self, pinned: Pinned) -> InferenceModel:
+        """Load and verify a bundle off the event loop; requests go on meanwhile."""
+        loop = asyncio.get_running_loop()
+        model = await loop.run_in_executor(self._loading, open_model, pinned.bundle, self._device)
+        if model.served.sha256 != pinned.sha256:
+            raise BundleError(
+                f"bundle {pinned.bundle} is refused: it is no longer the one that was chosen; "
+                "promote it again"
+            )
+        return model
+
+    async def _after(self, outcome: Outcome) -> ServiceStatus:
+        if outcome.refusal is not None:
+            raise RequestError(outcome.status, outcome.refusal)
+        # This replica may hear of the change after the coordinator has told it all.
+        orders: Orders = await self._coordinator.current.remote()
+        until = time.monotonic() + 5
+        while self._orders.generation < orders.generation and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        return await self.status()
+
+
+def compute_batch(works: Sequence[Work]) -> list[Part]:
+    """Answer a batch, computing the works of one model and dtype together.
+
+    A work past its deadline is not computed; a failure stays with the works it was computed with.
+    """
+    parts: list[Part | None] = [None] * len(works)
+    groups: dict[tuple[int, str], list[int]] = {}
+    now = time.monotonic()
+    for index, work in enumerate(works):
+        if work.deadline < now:
+            parts[index] = RequestError(503, "the request waited too long")
+        else:
+            groups.setdefault((id(work.model), work.images.dtype.char), []).append(index)
+    for indices in groups.values():
+        images = [works[index].images for index in indices]
+        together = images[0] if len(images) == 1 else np.concatenate(images)
+        probabilities, labels = works[indices[0]].model(together)
+        start = 0
+        for index, own in zip(indices, images, strict=True):
+            stop = start + len(own)
+            parts[index] = (probabilities[start:stop], labels[start:stop])
+            start = stop
+    return [part for part in parts if part is not None]
+
+
+def _compare(served: InferenceModel, candidate: InferenceModel, request: PromotionRequest) -> None:
+    """Refuse a candidate that is less accurate than allowed, where the test data is on disk.
+
+    Raises `BundleError`.
+    """
+    data_dir = None if request.data_dir is None else Path(request.data_dir)
+    test_set = test_set_on_disk(served.served.dataset, served.served.dataset_sha256, data_dir)
+    if test_set is None:
+        return
+    was, new = accuracy(served, *test_set), accuracy(candidate, *test_set)
+    if new < was - request.allowed_accuracy_drop - 1e-12:
+        raise BundleError(
+            f"the bundle is refused: its test accuracy is {100 * new:.2f} %, the served model's "
+            f"{100 * was:.2f} %, and a drop of {100 * request.allowed_accuracy_drop:.2f} points is "
+            "allowed; allow more, or promote another"
+        )
+
+
+def _assigned_device() -> torch.device:
+    """The device Ray gave this replica; one without a GPU still sees them all."""
+    if ray.get_runtime_context().get_accelerator_ids().get("GPU") and torch.cuda.is_available():
+        return torch.device("cuda", 0)
+    return torch.device("cpu")
+
+

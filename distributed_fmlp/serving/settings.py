@@ -1,0 +1,58 @@
+"""Every setting of the service in one place, checked when the service is built."""
+
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from distributed_fmlp.errors import OptionError
+
+TOKEN_VARIABLE = "FMLP_API_TOKEN"
+SHORTEST_TOKEN = 16
+
+
+class ServiceArguments(BaseModel):
+    """What `args` of serve/config.yaml may hold; unknown keys and bad values are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bundle: str | None = Field(None, description="bundle, run or run's name; None: the newest run's")
+    results: str = Field("results", description="where runs are looked for")
+    replicas: int = Field(1, ge=1, description="replicas, unless `deployments` sets autoscaling")
+    cpus_per_replica: float = Field(1, ge=0)
+    gpus_per_replica: float = Field(0, ge=0)
+    max_batch_size: int = Field(128, ge=1, le=16384, description="images computed at once")
+    batch_wait_ms: float = Field(2.0, ge=0, le=1000, description="longest wait for a batch to fill")
+    max_queued: int = Field(512, ge=1, description="requests a replica holds before it says 503")
+    max_images: int = Field(16384, ge=1, description="images of one request")
+    max_body_bytes: int = Field(16 << 20, ge=1024)
+    deadline_s: float = Field(10.0, gt=0, description="a request older than this is not computed")
+    retry_after_s: int = Field(1, ge=1, description="what a 503 tells clients to wait")
+    token_file: str | None = Field(None, description=f"file with the token, else {TOKEN_VARIABLE}")
+    allowed_hosts: tuple[str, ...] = Field((), description="hosts that /admin answers to, besides "
+                                           "loopback, when there is no token")  # fmt: skip
+
+
+def read_token(token_file: str | None) -> bytes | None:
+    """The token that clients must show: the file's content, else the environment's; or `None`.
+
+    Raises `OptionError` when the file can't be read or the token is too short to be one.
+    """
+    if token_file is not None:
+        try:
+            text = Path(token_file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise OptionError(
+                f"the token file {token_file} can't be read ({type(error).__name__}); give a text "
+                "file that this user may read"
+            ) from error
+    else:
+        text = os.environ.get(TOKEN_VARIABLE, "").strip()
+        if not text:
+            return None
+    if len(text) < SHORTEST_TOKEN or not text.isascii() or any(c.isspace() for c in text):
+        raise OptionError(
+            f"the token is not usable: it must be at least {SHORTEST_TOKEN} characters of ASCII "
+            "with no space; make one with: python -c 'import secrets; print(secrets.token_hex(32))'"
+        )
+    return text.encode()

@@ -1,0 +1,410 @@
+"""The report: its tables say what was recorded, its plots are there, its command answers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_run import FASHION, make_info, make_run
+
+from distributed_fmlp.report import build_report, render_summary
+from distributed_fmlp.report.__main__ import find_run, main
+from distributed_fmlp.report.plots import architecture_name, plot_name
+from distributed_fmlp.report.published import published_results, why_not_beside
+from distributed_fmlp.report.summary import chosen_because, summarize
+from distributed_fmlp.report.summary_files import summary_markdown
+from distributed_fmlp.run_directory import choose, load_run, save_trial, write_json
+
+DIGITS = {
+    **make_info([])["dataset"],
+    "name": "digits",
+    "substituted": True,
+    "class_names": list("0123456789"),
+}
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def tree(path: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+# Tables
+
+
+def test_each_row_has_the_recorded_figures_of_the_chosen_and_of_the_last_epoch(
+    tmp_path: Path,
+) -> None:
+    run = load_run(make_run(tmp_path / "run", seeds=(0, 1)))
+    summary = build_report(run)
+    assert [row.trial_id for row in summary.rows] == [trial.trial_id for trial in run.trials]
+    for row, trial in zip(summary.rows, run.trials, strict=True):
+        assert trial.test_best and trial.test_last and trial.best_epoch
+        best, last = trial.epochs[trial.best_epoch - 1], trial.epochs[-1]
+        assert row.chosen_epoch == best.epoch and row.last_epoch == 25
+        assert row.val_accuracy_percent == pytest.approx(100 * best.val_accuracy)
+        assert row.test_accuracy_percent == pytest.approx(100 * trial.test_best.accuracy)
+        assert (row.test_loss, row.test_f1) == (trial.test_best.loss, trial.test_best.f1)
+        assert row.last_test_accuracy_percent == pytest.approx(100 * trial.test_last.accuracy)
+        assert (row.last_test_loss, row.last_test_f1) == (trial.test_last.loss, trial.test_last.f1)
+        assert row.last_train_loss == last.train_loss
+        assert row.last_train_accuracy_percent == pytest.approx(100 * last.train_accuracy)
+
+
+def test_the_published_figures_stand_beside_their_own_learning_rate(tmp_path: Path) -> None:
+    run = load_run(make_run(tmp_path / "run", rates=(0.0009, 0.001, 0.002)))
+    first, second, third = summarize(run).rows
+    assert (first.published_train_loss, first.published_train_accuracy_percent) == (0.1834, 93.25)
+    assert (first.published_test_loss, first.published_test_f1) == (0.2898, 0.8989)
+    assert second.published_test_accuracy_percent == 90.47
+    assert third.published_test_accuracy_percent is None
+    text = render_summary(summarize(run))
+    assert "published test" in text and "90.47" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"dataset": DIGITS}, "digits"),
+        ({"dataset": {**DIGITS, "substituted": False}}, "digits"),
+        ({"dataset": {**DIGITS, "name": "fashion-mnist"}}, "fashion-mnist"),
+        ({"options": {"epochs": 5, "batch_size": 64}}, "5 epochs for 25"),
+        ({"options": {"epochs": 25, "batch_size": 128}}, "128 images a batch for 64"),
+        (
+            {"options": {"epochs": 25, "batch_size": 64, "schedule": "cosine"}},
+            "a cosine learning-rate schedule",
+        ),
+        (
+            {"architecture": {"input": 784, "hidden": [64], "output": 10, "dropout": [0.3]}},
+            "hidden sizes 64 for 1024, 512, 256, 128",
+        ),
+        (
+            {
+                "architecture": {
+                    **make_info([])["architecture"],
+                    "dropout": [0.3, 0.3, 0.3, 0.1],
+                }
+            },
+            "dropout 0.1, 0.3 for 0.3",
+        ),
+    ],
+)
+def test_published_figures_are_not_set_beside_another_recipe_or_other_data(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    summary = summarize(load_run(make_run(tmp_path / "run", epochs=5, **changes)))
+    assert all(row.published_test_accuracy_percent is None for row in summary.rows)
+    for text in (render_summary(summary), summary_markdown(summary)):
+        assert "published test" not in text and "90.47" not in text
+        assert "The published figures are not set beside these" in text
+    assert summary.not_beside is not None and said in summary.not_beside
+
+
+def test_the_packages_published_results_are_complete() -> None:
+    results = published_results()
+    assert [run["learning_rate"] for run in results["runs"]] == [0.005, 0.001, 0.0009, 0.0006]
+    assert {run["epochs"][-1][0] for run in results["runs"]} == {25}
+
+
+def test_csv_and_json_hold_the_same_figures(tmp_path: Path) -> None:
+    run = load_run(make_run(tmp_path / "run"))
+    build_report(run)
+    value = json.loads((run.path / "summary.json").read_text())
+    with (run.path / "summary.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(value["rows"]) == 4
+    for row, wanted in zip(rows, value["rows"], strict=True):
+        for key, cell in wanted.items():
+            assert row[key] == ("" if cell is None else str(cell))
+        assert (row["dataset"], row["dataset_substituted"]) == ("fashion-mnist", "False")
+    assert [row["trial_id"] for row in rows if row["chosen"] == "True"] == [value["chosen_trial"]]
+
+
+def test_the_markdown_tables_have_as_many_cells_in_every_row(tmp_path: Path) -> None:
+    run = load_run(make_run(tmp_path / "run", name="a | b <script> *c*"))
+    text = summary_markdown(summarize(run))
+    assert "<script>" not in text.replace("\\<script", "")
+    blocks = [b for b in text.split("\n\n") if b.startswith("| ")]
+    assert len(blocks) == 2
+    for block in blocks:
+        lines = block.strip().split("\n")
+        assert len({line.count("|") - line.count("\\|") for line in lines}) == 1
+        assert len(lines) == 2 + 4
+
+
+def test_the_summary_fits_a_terminal_of_80_columns(tmp_path: Path) -> None:
+    text = render_summary(summarize(load_run(make_run(tmp_path / "run"))))
+    tables = text.split("\n\n")[1:3]
+    assert max(len(line) for table in tables for line in table.split("\n")) <= 80
+    assert text.isascii()
+
+
+def test_the_choice_is_explained_by_what_decided_it(tmp_path: Path) -> None:
+    trials = load_run(make_run(tmp_path / "run", rates=(0.1, 0.2), epochs=2)).trials
+    first, second = trials
+    assert "is the highest of 2 finished trials" in chosen_because(trials)
+    same = replace(second, epochs=first.epochs)
+    assert "it comes first" in chosen_because([first, same])
+    slower = replace(first, epochs=[*first.epochs[:-1], *first.epochs[-1:]])
+    higher = [replace(row, val_loss=row.val_loss + 0.1) for row in first.epochs]
+    assert "its validation loss is the lower" in chosen_because(
+        [replace(second, epochs=higher), slower]
+    )
+    late = [replace(row, val_accuracy=0.5, val_loss=1.0) for row in first.epochs]
+    late[1] = replace(late[1], val_accuracy=0.9, val_loss=0.3)
+    early = [replace(late[1], epoch=1), replace(late[0], epoch=2)]
+    assert "its epoch is the earlier" in chosen_because(
+        [replace(first, epochs=late), replace(second, epochs=early)]
+    )
+    assert "only finished trial" in chosen_because([first])
+    assert "none has finished" in chosen_because([replace(first, status="running")])
+
+
+def test_an_unfinished_run_is_reported_and_said_to_be_unfinished(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", status="running", finished=None)
+    (path / "trials/lr_0.005_seed_0/trial.json").unlink()
+    run = load_run(path)
+    cut = replace(
+        run.trials[1],
+        status="running",
+        epochs=run.trials[1].epochs[:1],
+        test_best=None,
+        test_last=None,
+    )
+    save_trial(path, cut)
+    summary = build_report(load_run(path))
+    assert "Unfinished" in render_summary(summary) and "2 of 4 trials" in render_summary(summary)
+    plots = {item.name for item in (path / "plots").iterdir()}
+    assert not any("lr_0.005" in name for name in plots)
+    assert "loss_Arch2_lr_0.001.png" in plots
+    assert "confusion_matrix_Arch2_lr_0.001.png" not in plots
+    assert "confusion_matrix_Arch2_lr_0.0006.png" in plots
+
+
+def test_a_run_that_has_only_just_begun_is_reported(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", status="running")
+    for item in (path / "trials").rglob("trial.json"):
+        item.unlink()
+    summary = build_report(load_run(path))
+    assert summary.chosen_trial is None
+    assert "0 of 4 trials" in render_summary(summary)
+
+
+def test_a_trial_that_failed_for_good_is_named_with_its_reason(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", status="failed")
+    run = load_run(path)
+    failed = replace(run.trials[0], status="failed", reason="the loss\nbecame NaN", test_best=None)
+    save_trial(path, failed)
+    summary = build_report(load_run(path))
+    assert "lr_0.005_seed_0 failed: the loss became NaN" in render_summary(summary)
+    assert "lr\\_0.005\\_seed\\_0 failed" in (path / "summary.md").read_text()
+    assert summary.chosen_trial is not None and summary.state is None
+
+
+def test_substituted_data_is_said_on_every_table(tmp_path: Path) -> None:
+    run = load_run(make_run(tmp_path / "run", rates=(0.001,), epochs=2, dataset=DIGITS))
+    summary = build_report(run)
+    lines = render_summary(summary).split("\n")
+    assert lines[0].startswith("NOT FASHION-MNIST: digits") and lines[-1] == lines[0]
+    for section in (run.path / "summary.md").read_text().split("\n## ")[1:]:
+        assert "**NOT FASHION-MNIST: digits" in section
+    with (run.path / "summary.csv").open(newline="") as file:
+        assert {row["dataset_substituted"] for row in csv.DictReader(file)} == {"True"}
+    assert "digits" in json.loads((run.path / "summary.json").read_text())["banner"]
+
+
+# Plots
+
+
+def test_every_learning_rate_gets_the_four_published_plots(tmp_path: Path) -> None:
+    run = load_run(make_run(tmp_path / "run", seeds=(0, 1)))
+    build_report(run)
+    patterns = published_results()["plots_per_learning_rate"]
+    rates = ("0.005", "0.001", "0.0009", "0.0006")
+    wanted = {pattern.format(lr=rate) for pattern in patterns for rate in rates}
+    plots = {item.name: item.read_bytes() for item in (run.path / "plots").iterdir()}
+    assert set(plots) == wanted
+    assert all(data.startswith(PNG) and data.endswith(b"IEND\xaeB`\x82") for data in plots.values())
+
+
+def test_plot_names_follow_the_architecture_and_the_shortest_learning_rate() -> None:
+    assert architecture_name([1024, 512, 256, 128]) == "Arch2"
+    assert plot_name("loss", [64, 32], 1e-05) == "loss_Arch_64x32_lr_1e-05.png"
+
+
+def titles(run: Any) -> list[str]:
+    from distributed_fmlp.report import plots
+
+    figures = [plots.curves(run, run.trials, quantity, None) for quantity in plots.QUANTITIES]
+    figures.append(plots.confusion_matrix(run, run.trials))
+    return [figure.texts[0].get_text() for figure in figures]
+
+
+def test_substituted_data_is_said_in_every_plots_title(tmp_path: Path) -> None:
+    substituted = load_run(make_run(tmp_path / "a", rates=(0.001,), epochs=2, dataset=DIGITS))
+    real = load_run(make_run(tmp_path / "b", rates=(0.001,), epochs=2))
+    assert all(
+        title.startswith("digits IN PLACE OF fashion-mnist") for title in titles(substituted)
+    )
+    assert not any("IN PLACE" in title for title in titles(real))
+
+
+def test_curves_hold_the_recorded_and_the_published_points(tmp_path: Path) -> None:
+    from distributed_fmlp.report import plots
+    from distributed_fmlp.report.published import published_beside
+
+    run = load_run(make_run(tmp_path / "run", rates=(0.001,)))
+    published = published_beside(run, 0.001)
+    figure = plots.curves(run, run.trials, plots.QUANTITIES[1], published)
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    [trial] = run.trials
+    recorded = [100 * row.val_accuracy for row in trial.epochs]
+    assert list(lines["validation"].get_ydata()) == recorded
+    assert list(lines["validation, published"].get_xdata()) == [1, 2, 25]
+    assert list(lines["validation, published"].get_ydata()) == [86.62, 87.83, 90.63]
+    assert list(lines["training, published"].get_ydata()) == [79.41, 84.56, 93.18]
+    assert list(lines[f"chosen epoch ({trial.best_epoch})"].get_xdata()) == [trial.best_epoch]
+
+
+def test_an_unfinished_curve_leaves_room_for_the_published_points(tmp_path: Path) -> None:
+    from distributed_fmlp.report import plots
+    from distributed_fmlp.report.published import published_beside
+
+    run = load_run(make_run(tmp_path / "run", rates=(0.001,), epochs=3))
+    published = published_beside(run, 0.001)
+    axes = plots.curves(run, run.trials, plots.QUANTITIES[0], published).axes[0]
+    assert published is not None and axes.get_xlim()[1] > 25
+    assert list(axes.get_xticks()) == [1, 5, 10, 15, 20, 25]
+
+
+def test_the_band_over_seeds_runs_from_the_lowest_to_the_highest(tmp_path: Path) -> None:
+    from distributed_fmlp.report import plots
+
+    run = load_run(make_run(tmp_path / "run", rates=(0.001,), seeds=(0, 1, 2), epochs=3))
+    axes = plots.curves(run, run.trials, plots.QUANTITIES[0], None).axes[0]
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    per_seed = [[row.train_loss for row in trial.epochs] for trial in run.trials]
+    means = [sum(values) / 3 for values in zip(*per_seed, strict=True)]
+    assert list(lines["training: mean and range"].get_ydata()) == pytest.approx(means)
+    corners = axes.collections[0].get_paths()[0].vertices
+    at_second = sorted(float(y) for x, y in corners if x == 2)
+    values = [seed[1] for seed in per_seed]
+    assert (at_second[0], at_second[-1]) == pytest.approx((min(values), max(values)))
+
+
+def test_the_confusion_matrix_writes_counts_and_row_percentages(tmp_path: Path) -> None:
+    from distributed_fmlp.report import plots
+
+    run = load_run(make_run(tmp_path / "run", rates=(0.001,), images=500))
+    [trial] = run.trials
+    assert trial.test_best is not None
+    axes = plots.confusion_matrix(run, run.trials).axes[0]
+    cells = [text.get_text() for text in axes.texts]
+    first = trial.test_best.confusion_matrix[0]
+    assert cells[:2] == [str(first[0]), f"{100 * first[0] / sum(first):.1f} %"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == FASHION
+
+
+def test_the_same_numbers_give_the_same_bytes_whatever_the_users_matplotlib_settings(
+    tmp_path: Path,
+) -> None:
+    import matplotlib
+
+    one = load_run(make_run(tmp_path / "a" / "run", rates=(0.001,)))
+    two = load_run(make_run(tmp_path / "b" / "run", rates=(0.001,)))
+    build_report(one)
+    with matplotlib.rc_context({"lines.linewidth": 9, "axes.facecolor": "red"}):
+        build_report(two)
+    assert tree(one.path) == tree(two.path)
+
+
+# The command
+
+
+def run_command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    root = str(Path(__file__).resolve().parents[2])
+    return subprocess.run(
+        [sys.executable, "-m", "distributed_fmlp.report", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_command_reports_the_newest_run(tmp_path: Path) -> None:
+    make_run(tmp_path / "results/old", rates=(0.1,), created="2026-01-01T00:00:00+00:00")
+    make_run(tmp_path / "results/new", rates=(0.1,), created="2026-01-02T00:00:00+00:00")
+    done = run_command(cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Run new on fashion-mnist" in done.stdout and "summary.md" in done.stdout
+    assert (tmp_path / "results/new/summary.md").exists()
+    assert not (tmp_path / "results/old/summary.md").exists()
+
+
+def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom distributed_fmlp.report.__main__ import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'torch', 'ray', 'sklearn', 'scipy', 'matplotlib', 'pandas'}"
+        " & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert "usage: python -m distributed_fmlp.report" in done.stdout
+    assert done.stdout.rstrip().endswith("[]")
+
+
+def test_a_run_is_found_by_path_and_by_name(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "results/run", rates=(0.1,))
+    assert find_run("run", tmp_path / "results") == path
+    assert find_run(str(path), tmp_path / "elsewhere") == path
+
+
+@pytest.mark.parametrize("given", ["absent", "", "foreign", "newer", "x" * 5000])
+def test_what_cannot_be_reported_is_one_line_and_nothing_is_written(
+    tmp_path: Path, given: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path / "good", rates=(0.1,))
+    make_run(tmp_path / "newer", rates=(0.1,), format_version=9)
+    write_json(tmp_path / "foreign" / "run.json", {"version": 3})
+    before = tree(tmp_path)
+    assert main(["good", given, "--results", str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    assert tree(tmp_path) == before
+
+
+def test_a_place_without_runs_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--results", str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_a_run_directory_that_cannot_be_written_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_run(tmp_path / "run", rates=(0.1,))
+    (path / "plots").write_text("in the way")
+    assert main([str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: the report can't be written") and error.count("\n") == 1
+
+
+def test_the_chosen_trial_of_the_summary_is_the_chosen_trial(tmp_path: Path) -> None:
+    run = load_run(make_run(tmp_path / "run"))
+    chosen = choose(run.trials)
+    assert chosen is not None
+    assert [row.trial_id for row in summarize(run).rows if row.chosen] == [chosen.trial_id]
+    assert why_not_beside(run) is None

@@ -1,0 +1,358 @@
+"""A whole sweep with real Ray on small data: all that it leaves, and what it does when one fails."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import sklearn.metrics
+
+from distributed_fmlp.bundle import load_bundle
+from distributed_fmlp.records import TrialRecord, best_epoch
+from distributed_fmlp.run_directory import choose, load_predictions, load_run
+from tests.sweep.conftest import EPOCH_LINE, RECIPE, Desk, Reference
+
+EPOCHS = 10
+IDS = [f"lr_{lr}_seed_{seed}" for seed in (0, 1) for lr in (0.001, 0.01)]
+
+
+def tree(path: Path) -> dict[str, tuple[str, int]]:
+    """Every file below a directory: the SHA-256 of its bytes, and when it was last written."""
+    return {
+        str(file.relative_to(path)): (
+            hashlib.sha256(file.read_bytes()).hexdigest(),
+            file.stat().st_mtime_ns,
+        )
+        for file in path.rglob("*")
+        if file.is_file()
+    }
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
+# --- what a run leaves
+
+
+def test_a_sweep_ends_well_and_leaves_nothing_but_its_run(reference: Reference) -> None:
+    assert reference.finished.status == 0, reference.finished
+    assert reference.finished.err == ""
+    assert [each.name for each in reference.desk.cwd.iterdir()] == ["results"]
+    assert [each.name for each in reference.desk.results.iterdir()] == ["reference"]
+    assert list(reference.desk.home.iterdir()) == []
+    left = reference.desk.wait_until_empty()
+    assert [process.cmdline() for process in left] == []
+
+
+def test_ray_listens_on_loopback_alone(reference: Reference) -> None:
+    assert reference.listening
+    assert set(reference.listening) <= {"127.0.0.1", "::1"}
+
+
+def test_the_run_directory_holds_what_its_description_lists(reference: Reference) -> None:
+    names = {each.name for each in reference.run.iterdir()} - {".lock"}
+    described = {"run.json", "tune", "trials", "plots", "bundle", "logs"}
+    assert names == described | {"summary.csv", "summary.md", "summary.json"}
+    assert {each.name for each in (reference.run / "trials").iterdir()} == set(IDS)
+    for trial in IDS:
+        assert {each.name for each in (reference.run / "trials" / trial).iterdir()} == {
+            "trial.json",
+            "epochs.csv",
+            "test_predictions.npz",
+        }
+    plots = sorted((reference.run / "plots").iterdir())
+    kinds = "accuracy|confusion_matrix|f1|loss"
+    assert len(plots) == 8
+    for plot in plots:
+        assert re.fullmatch(rf"({kinds})_Arch\w+_lr_0\.(001|01)\.png", plot.name)
+        assert plot.read_bytes().startswith(b"\x89PNG\r\n")
+    hidden = [each.name for each in reference.run.rglob(".*") if each.name.endswith(".tmp")]
+    assert hidden == []
+
+
+def test_run_json_says_what_was_asked_and_where_it_ran(reference: Reference) -> None:
+    info = read_json(reference.run / "run.json")
+    assert info["format_version"] == 1
+    assert info["name"] == "reference"
+    assert info["status"] == "finished"
+    assert info["created"] <= info["finished"]
+    assert shlex.split(info["command"])[:3] == ["python", "-m", "distributed_fmlp.tune"]
+    assert "--hidden 256 64" in info["command"]
+    assert info["options"]["lr"] == [0.001, 0.01]
+    assert info["options"]["seed"] == [0, 1]
+    assert info["options"]["val_fraction"] == 0.2
+    assert info["dataset"]["name"] == "digits"
+    assert info["dataset"]["substituted"] is False
+    assert info["dataset"]["n_train"] + info["dataset"]["n_validation"] == 1438
+    assert info["dataset"]["n_test"] == 359
+    assert info["split"]["fraction"] == 0.2
+    assert 0 < info["scaling"]["mean"] < 1
+    assert info["architecture"] == {
+        "input": 784,
+        "hidden": [256, 64],
+        "output": 10,
+        "dropout": [0.3, 0.3],
+    }
+    assert info["resources"]["max_concurrent"] <= psutil.cpu_count()
+    assert [entry["trial_id"] for entry in info["trials"]] == IDS
+    assert set(info["source"]) == {"commit", "dirty"}
+    assert {"python", "ray", "torch"} <= set(info["versions"])
+    assert info["machine"]["cpus"] == psutil.cpu_count()
+    assert [attempt["outcome"] for attempt in info["attempts"]] == ["finished"]
+    assert info["attempts"][0]["started"] <= info["attempts"][0]["ended"]
+    assert info["seconds"] > 1
+
+
+def test_each_trial_has_every_epoch_once_and_chooses_on_validation(reference: Reference) -> None:
+    for trial in load_run(reference.run).trials:
+        assert trial.status == "finished"
+        assert [row.epoch for row in trial.epochs] == list(range(1, EPOCHS + 1))
+        best = best_epoch(trial.epochs)
+        assert best is not None
+        assert trial.best_epoch == best.epoch
+        assert trial.test_best is not None
+        assert trial.test_last is not None
+        assert (trial.test_best.epoch, trial.test_last.epoch) == (best.epoch, EPOCHS)
+        assert best.val_accuracy > 0.9
+        assert trial.resources["threads"] >= 1
+        assert trial.resources["device"] == "cpu"
+        table = (reference.run / "trials" / trial.trial_id / "epochs.csv").read_text()
+        rows = list(csv.DictReader(table.splitlines()))
+        assert [int(row["epoch"]) for row in rows] == list(range(1, EPOCHS + 1))
+        for row, record in zip(rows, trial.epochs, strict=True):
+            assert float(row["val_loss"]) == pytest.approx(record.val_loss, rel=1e-5)
+            assert float(row["train_accuracy_percent"]) == pytest.approx(
+                100 * record.train_accuracy, rel=1e-5
+            )
+
+
+def test_the_test_figures_are_those_of_the_saved_predictions(reference: Reference) -> None:
+    for trial in load_run(reference.run).trials:
+        predictions = load_predictions(reference.run, trial.trial_id)
+        assert predictions is not None
+        for predicted, record in (
+            (predictions.predicted, trial.test_best),
+            (predictions.predicted_last, trial.test_last),
+        ):
+            assert record is not None
+            assert record.accuracy == np.mean(predicted == predictions.label)
+            assert record.f1 == pytest.approx(
+                sklearn.metrics.f1_score(predictions.label, predicted, average="macro")
+            )
+            assert np.array(record.confusion_matrix).sum() == len(predictions.label)
+
+
+def test_the_bundle_is_the_chosen_trials_chosen_epoch(reference: Reference) -> None:
+    run = load_run(reference.run)
+    chosen = choose(run.trials)
+    assert chosen is not None
+    assert chosen.test_best is not None
+    bundle = load_bundle(reference.run / "bundle")
+    manifest = bundle.manifest
+    assert bundle.sha256 == chosen.weights_sha256
+    assert manifest["trial_id"] == chosen.trial_id
+    assert (manifest["seed"], manifest["epoch"]) == (chosen.seed, chosen.best_epoch)
+    assert manifest["run"] == "reference"
+    for key in ("architecture", "scaling", "source", "versions"):
+        assert manifest[key] == run.info[key]
+    assert manifest["class_names"] == run.info["dataset"]["class_names"]
+    assert manifest["dataset"]["sha256"] == run.info["dataset"]["sha256"]
+    assert manifest["hyperparameters"]["learning_rate"] == chosen.learning_rate
+    assert manifest["metrics"]["test_accuracy"] == chosen.test_best.accuracy
+    best = best_epoch(chosen.epochs)
+    assert best is not None
+    assert manifest["metrics"]["val_accuracy"] == best.val_accuracy
+    assert max(row.val_accuracy for each in run.trials for row in each.epochs) == best.val_accuracy
+
+
+def test_tune_leaves_its_own_logs_and_one_checkpoint_of_each_trial(reference: Reference) -> None:
+    attempt = reference.run / "tune" / "attempt_0"
+    for trial in IDS:
+        names = {each.name for each in (attempt / trial).iterdir()}
+        assert {"progress.csv", "result.json"} <= names
+        assert any(name.startswith("events.out.tfevents") for name in names)
+        assert len([name for name in names if name.startswith("checkpoint_")]) == 1
+        rows = list(csv.DictReader((attempt / trial / "progress.csv").read_text().splitlines()))
+        assert [int(row["epoch"]) for row in rows] == list(range(1, EPOCHS + 1))
+    assert [each.name for each in (reference.run / "tune").iterdir()] == ["attempt_0"]
+
+
+def test_without_a_terminal_there_is_one_line_per_trial_and_epoch_and_no_noise(
+    reference: Reference,
+) -> None:
+    lines = reference.finished.out.splitlines()
+    told = [found for found in map(EPOCH_LINE.match, lines) if found]
+    seen = [(found["lr"], found["seed"], int(found["epoch"])) for found in told]
+    assert len(seen) == len(set(seen)) == 4 * EPOCHS
+    assert all(int(found["of"]) == EPOCHS for found in told)
+    for noise in ("(pid=", "INFO", "WARNING", "Warning", "raylet", "Traceback", "\x1b["):
+        assert noise not in reference.finished.out
+
+
+def test_what_is_said_at_the_end_names_the_chosen_trial_the_places_and_the_next_commands(
+    reference: Reference,
+) -> None:
+    out = reference.finished.out
+    chosen = choose(load_run(reference.run).trials)
+    assert chosen is not None
+    assert f"{chosen.trial_id} is chosen" in out
+    for words in (
+        "results/reference/bundle",
+        "results/reference/plots",
+        "python -m distributed_fmlp.serve results/reference",
+        "python -m distributed_fmlp.report results/reference",
+        "tensorboard --logdir",
+    ):
+        assert words in out
+    logs = re.search(r"^Ray's logs (\S+) and (\S+)$", out, re.MULTILINE)
+    assert logs
+    assert (reference.desk.cwd / logs[1]).is_file()
+    assert Path(logs[2]).is_dir()
+
+
+def test_learning_rates_of_one_seed_start_from_the_same_batches(reference: Reference) -> None:
+    """Paired trials differ by their learning rate, and trials of two seeds by their data order."""
+    by_id = {trial.trial_id: trial for trial in load_run(reference.run).trials}
+    shas = [trial.last_weights_sha256 for trial in by_id.values()]
+    assert len(set(shas)) == 4
+
+
+# --- resuming a run that has finished
+
+
+def test_resuming_a_finished_run_changes_no_byte_and_says_so(reference: Reference) -> None:
+    before = tree(reference.run)
+    done = reference.desk.run("--resume", "reference")
+    assert done.status == 0
+    assert done.err == ""
+    assert "finished: there is nothing to resume" in done.out
+    assert tree(reference.run) == before
+    assert list(reference.desk.home.iterdir()) == []
+
+
+def test_resuming_with_an_option_that_contradicts_the_run_is_refused_by_name(
+    reference: Reference,
+) -> None:
+    before = tree(reference.run)
+    done = reference.desk.run("--resume", "reference", "--epochs", "11")
+    assert done.status == 2
+    assert done.err.count("\n") == 1
+    assert "--epochs 11 contradicts the run reference" in done.err
+    assert tree(reference.run) == before
+
+
+# --- trials that fail
+
+
+def trial_of(run: Path, trial_id: str) -> TrialRecord:
+    return next(trial for trial in load_run(run).trials if trial.trial_id == trial_id)
+
+
+def test_a_trial_whose_loss_is_no_number_ends_at_once_and_the_others_finish(desk: Desk) -> None:
+    recipe = shlex.split("--dataset digits --hidden 32 --epochs 3 --lr 1e30 --lr 0.01 --name d")
+    done = desk.run(*recipe)
+    assert done.status == 1, done
+    assert done.err == ""
+    run = desk.results / "d"
+    assert read_json(run / "run.json")["status"] == "failed"
+    bad, good = trial_of(run, "lr_1e+30_seed_0"), trial_of(run, "lr_0.01_seed_0")
+    assert bad.status == "failed"
+    assert re.match(r"diverged: the training loss became \w+ in epoch 1, step \d+", bad.reason or "")
+    assert bad.epochs == []
+    assert bad.reason in done.out
+    assert "restarts" not in done.out  # the same numbers would come out again
+    assert good.status == "finished"
+    assert len(good.epochs) == 3
+    assert load_bundle(run / "bundle").sha256 == good.weights_sha256
+    summary = (run / "summary.md").read_text()
+    assert "1e+30" in summary
+    assert "diverged" in summary
+    again = desk.run("--resume", "d")
+    assert again.status == 1
+    assert "nothing to resume" in again.out
+
+
+def test_a_trial_that_fails_for_good_loses_nothing_and_resume_completes_it(
+    desk: Desk, reference: Reference
+) -> None:
+    command = desk.start(*RECIPE, "--max-failures", "0", "--name", "f")
+    command.wait_for_epoch(3, lr=0.01)
+    run = desk.results / "f"
+    victim = read_json(run / "trials" / "lr_0.01_seed_0" / "trial.json")["resources"]["process"]
+    assert psutil.pid_exists(victim)
+    psutil.Process(victim).kill()
+    done = command.finish()
+    assert done.status == 1, done
+    assert done.err == ""
+    failed, other = trial_of(run, "lr_0.01_seed_0"), trial_of(run, "lr_0.001_seed_0")
+    assert (failed.status, other.status) == ("failed", "finished")
+    assert failed.reason
+    assert len(failed.epochs) >= 3
+    assert "lr 0.01 seed 0  failed for good" in done.out
+    assert "lr_0.01_seed_0" in (run / "summary.md").read_text()
+    assert load_bundle(run / "bundle").sha256 == other.weights_sha256
+    assert read_json(run / "run.json")["status"] == "failed"
+
+    again = next(line for line in done.out.splitlines() if line.startswith("Try again"))
+    words = shlex.split(again.removeprefix("Try again"))
+    resumed = desk.start_words([sys.executable, *words[1:]]).finish()
+    assert resumed.status == 0, resumed
+    whole = trial_of(reference.run, "lr_0.01_seed_0")
+    mended = trial_of(run, "lr_0.01_seed_0")
+    assert mended.reason is None
+    assert mended.last_weights_sha256 == whole.last_weights_sha256
+    assert mended.weights_sha256 == whole.weights_sha256
+    assert [row.epoch for row in mended.epochs] == list(range(1, EPOCHS + 1))
+    assert trial_of(run, "lr_0.001_seed_0") == other
+    assert read_json(run / "run.json")["status"] == "finished"
+
+
+# --- the terminal's user
+
+
+def test_ctrl_c_before_the_first_epoch_leaves_nothing_and_says_so_in_one_line(desk: Desk) -> None:
+    command = desk.start(*RECIPE, "--name", "early")
+    time.sleep(0.3)
+    command.kill(signal.SIGINT)
+    done = command.finish()
+    assert done.status in (130, -signal.SIGINT)
+    assert "Traceback" not in done.err
+    assert list(desk.cwd.iterdir()) == []
+
+
+def test_quiet_says_the_result_alone(desk: Desk) -> None:
+    recipe = shlex.split("--dataset digits --hidden 32 --epochs 2 --lr 0.01 --quiet --name q")
+    done = desk.run(*recipe, "--storage", "apart", "--precision", "bf16")
+    assert done.status == 0, done
+    assert not any(EPOCH_LINE.match(line) for line in done.out.splitlines())
+    assert "lr_0.01_seed_0 is chosen" in done.out
+    assert not (desk.results / "q" / "tune").exists()
+    assert (desk.cwd / "apart" / "q" / "attempt_0" / "lr_0.01_seed_0").is_dir()
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+def test_one_epoch_of_the_published_recipe_on_fashion_mnist(desk: Desk, data_dir: Path) -> None:
+    recipe = ["--dataset", "fashion-mnist", "--lr", "0.001", "--epochs", "1", "--name", "real"]
+    done = desk.run(*recipe, FMLP_DATA_DIR=str(data_dir))
+    assert done.status == 0, done
+    (trial,) = load_run(desk.results / "real").trials
+    assert trial.epochs[0].val_accuracy > 0.82
+    assert trial.test_best is not None
+    assert trial.test_best.accuracy > 0.82
+    info = read_json(desk.results / "real" / "run.json")
+    assert (info["dataset"]["n_train"], info["dataset"]["n_validation"]) == (48000, 12000)
+    assert (desk.results / "real" / "plots" / "loss_Arch2_lr_0.001.png").is_file()
+    assert load_bundle(desk.results / "real" / "bundle").sha256 == trial.weights_sha256

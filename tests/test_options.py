@@ -1,0 +1,394 @@
+"""The command line: each value checked in one line, and every option kept through a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import distributed_fmlp
+from distributed_fmlp import tune
+from distributed_fmlp.errors import OptionError
+from distributed_fmlp.options import (
+    FREE_ON_RESUME,
+    SweepOptions,
+    build_parser,
+    parse,
+    resumed_options,
+)
+
+ROOT = Path(distributed_fmlp.__file__).parents[1]
+PUBLISHED = SweepOptions(
+    dataset="auto",
+    lr=(0.005, 0.001, 0.0009, 0.0006),
+    epochs=25,
+    batch_size=64,
+    dropout=(0.3,),
+    hidden=(1024, 512, 256, 128),
+    seed=(0,),
+    val_fraction=0.2,
+    precision="fp32",
+    max_failures=3,
+)
+
+# --- what is refused
+
+BAD = [
+    ("--lr", "0"),
+    ("--lr", "-0.001"),
+    ("--lr", "-1e-3"),
+    ("--lr", "nan"),
+    ("--lr", "inf"),
+    ("--lr", "1e-400"),
+    ("--lr", "fast"),
+    ("--lr", ""),
+    ("--lr", "-1\n"),
+    ("--epochs", "0"),
+    ("--epochs", "-3"),
+    ("--epochs", "2.5"),
+    ("--epochs", "99999999999999999999"),
+    ("--batch-size", "0"),
+    ("--batch-size", "1"),
+    ("--dropout", "1"),
+    ("--dropout", "-0.1"),
+    ("--dropout", "nan"),
+    ("--dropout", "0.3", "0.3"),
+    ("--hidden", "0"),
+    ("--hidden", "64", "-1"),
+    ("--hidden", "99999999"),
+    ("--dropout", "0.1", "0.2", "0.3", "--hidden", "64", "32"),
+    ("--seed", "-1"),
+    ("--seed", "0", "--seed", "0"),
+    ("--lr", "0.001", "--lr", "1e-3"),
+    ("--val-fraction", "0"),
+    ("--val-fraction", "1"),
+    ("--val-fraction", "a fifth"),
+    ("--dataset", "mnist"),
+    ("--data-dir", "/nowhere/at/all"),
+    ("--data-dir", ""),
+    ("--precision", "fp16"),
+    ("--cpus-per-trial", "0"),
+    ("--cpus-per-trial", "1.5"),
+    ("--gpus-per-trial", "-1"),
+    ("--gpus-per-trial", "1.5"),
+    ("--gpus-per-trial", "inf"),
+    ("--max-concurrent", "0"),
+    ("--max-failures", "-1"),
+    ("--name", "../elsewhere"),
+    ("--name", "a/b"),
+    ("--name", "a\\b"),
+    ("--name", ".."),
+    ("--name", "."),
+    ("--name", ".hidden"),
+    ("--name", "-x"),
+    ("--name", "~root"),
+    ("--name", ""),
+    ("--name", "  "),
+    ("--name", "two\nlines"),
+    ("--name", "n" * 101),
+    ("--resume", "../elsewhere"),
+    ("--resume", "a", "--name", "b"),
+    ("--results", ""),
+    ("--storage", ""),
+    ("--lr",),
+    ("--epoch", "3"),  # an abbreviation may mean something else tomorrow
+    ("--unknown\noption", "3"),
+    ("stray",),
+]
+
+
+@pytest.mark.parametrize("arguments", BAD, ids=lambda words: " ".join(words)[:50])
+def test_a_bad_value_is_refused_in_one_line_that_names_the_option_with_status_2(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tune.main(list(arguments)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    option = " ".join(arguments[0].split())
+    assert option in err
+
+
+def test_a_refusal_says_what_was_given_and_what_to_give() -> None:
+    with pytest.raises(OptionError, match=r"--lr: '-1' can't be used; give a learning rate above"):
+        parse(["--lr", "-1"])
+    with pytest.raises(OptionError, match="--epochs: 'x' is not a whole number; give at least 1"):
+        parse(["--epochs", "x"])
+
+
+# --- what is taken
+
+
+def test_no_options_ask_for_the_published_sweep() -> None:
+    request = parse([])
+    assert request.options == PUBLISHED == SweepOptions()
+    assert request.given == frozenset()
+    assert request.resume is None
+    assert request.options.architecture.dropout == (0.3, 0.3, 0.3, 0.3)
+
+
+def test_every_option_is_taken() -> None:
+    request = parse(
+        shlex.split(
+            "--dataset digits --data-dir / --lr 0.1 --lr 1e-05 --epochs 2 --batch-size 8 "
+            "--dropout 0 0.5 --hidden 64 32 --seed 4 --seed 2 --val-fraction 0.25 "
+            "--cpus-per-trial 2 --gpus-per-trial 0.25 --max-concurrent 3 --precision bf16 "
+            "--name été --results r --storage s3://bucket/path --address auto "
+            "--max-failures 0 --quiet"
+        )
+    )
+    assert request.options == SweepOptions(
+        dataset="digits",
+        data_dir="/",
+        lr=(0.1, 1e-05),
+        epochs=2,
+        batch_size=8,
+        dropout=(0.0, 0.5),
+        hidden=(64, 32),
+        seed=(4, 2),
+        val_fraction=0.25,
+        cpus_per_trial=2,
+        gpus_per_trial=0.25,
+        max_concurrent=3,
+        precision="bf16",
+        name="été",
+        results="r",
+        storage="s3://bucket/path",
+        address="auto",
+        max_failures=0,
+        quiet=True,
+    )
+    assert request.options.architecture.dropout == (0.0, 0.5)
+
+
+def test_directories_are_made_absolute_where_trials_or_a_resumed_run_need_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    options = parse(["--data-dir", "data", "--storage", "there"]).options
+    assert options.data_dir == str(tmp_path / "data")
+    assert options.storage == str(tmp_path / "there")
+
+
+def test_every_option_has_a_field_and_every_field_an_option() -> None:
+    options = {
+        action.dest for action in build_parser()._actions if action.dest not in ("help", "resume")
+    }
+    assert options == set(SweepOptions.__dataclass_fields__)
+    assert options >= FREE_ON_RESUME
+
+
+# --- kept through a run
+
+positive = st.floats(1e-12, 1e6, exclude_min=True)
+names = st.text(min_size=1, max_size=20).filter(
+    lambda text: text.strip() and text[0] not in ".-~" and text.isprintable()
+    and not set("/\\") & set(text)
+)  # fmt: skip
+
+
+@st.composite
+def any_options(draw: st.DrawFn) -> SweepOptions:
+    hidden = tuple(draw(st.lists(st.integers(1, 65536), min_size=1, max_size=5)))
+    rates = st.floats(0, 1, exclude_max=True)
+    count = draw(st.sampled_from([1, len(hidden)]))
+    return SweepOptions(
+        dataset=draw(st.sampled_from(["auto", "digits", "fashion-mnist"])),
+        lr=tuple(draw(st.lists(positive, min_size=1, max_size=4, unique=True))),
+        epochs=draw(st.integers(1, 10**9)),
+        batch_size=draw(st.integers(2, 10**9)),
+        dropout=tuple(draw(st.lists(rates, min_size=count, max_size=count))),
+        hidden=hidden,
+        seed=tuple(draw(st.lists(st.integers(0, 2**31 - 1), min_size=1, unique=True))),
+        val_fraction=draw(st.floats(0, 1, exclude_min=True, exclude_max=True)),
+        cpus_per_trial=draw(st.none() | st.integers(1, 100)),
+        gpus_per_trial=draw(st.none() | st.floats(0, 1) | st.integers(1, 8).map(float)),
+        max_concurrent=draw(st.none() | st.integers(1, 100)),
+        precision=draw(st.sampled_from(["fp32", "bf16"])),
+        name=draw(st.none() | names),
+        results=draw(st.sampled_from(["results", "/a b/c", "-r", "it's"])),
+        storage=draw(st.none() | st.sampled_from(["s3://bucket/a b", "/mnt/x y"])),
+        address=draw(st.none() | st.sampled_from(["auto", "10.0.0.1:6379"])),
+        max_failures=draw(st.integers(0, 100)),
+        quiet=draw(st.booleans()),
+    )
+
+
+@given(any_options())
+@settings(max_examples=200, deadline=None)
+def test_options_come_back_from_json_and_from_the_command_that_reproduces_them(
+    options: SweepOptions,
+) -> None:
+    assert SweepOptions.from_json(json.loads(json.dumps(options.to_json()))) == options
+    words = shlex.split(options.command())
+    assert words[:3] == ["python", "-m", "distributed_fmlp.tune"]
+    assert parse(words[3:]).options == options
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epochs", "many"),
+        ("epochs", "5"),
+        ("epochs", 0),
+        ("epochs", None),
+        ("epochs", True),
+        ("lr", 0.001),
+        ("lr", [-1.0]),
+        ("lr", [[0.001]]),
+        ("lr", ["0.001"]),
+        ("lr", []),
+        ("dropout", [1.5]),
+        ("dropout", None),
+        ("hidden", {"first": 64}),
+        ("seed", [0.5]),
+        ("precision", "fp64"),
+        ("name", "../escape"),
+        ("name", ["a", "b"]),
+        ("storage", 3),
+        ("quiet", "yes"),
+        ("batch_size", [64]),
+    ],
+)
+def test_recorded_options_that_no_command_line_could_give_are_refused(
+    key: str, value: Any
+) -> None:
+    recorded = {**SweepOptions().to_json(), key: value}
+    with pytest.raises((OptionError, TypeError, ValueError)):
+        SweepOptions.from_json(recorded)
+
+
+@pytest.mark.parametrize("key", sorted(SweepOptions().to_json()))
+def test_a_recorded_option_that_is_missing_is_no_default(key: str) -> None:
+    recorded = SweepOptions().to_json()
+    del recorded[key]
+    with pytest.raises(OptionError, match=key):
+        SweepOptions.from_json(recorded)
+
+
+def test_a_recorded_data_directory_may_have_gone() -> None:
+    recorded = {**SweepOptions().to_json(), "data_dir": "/was/here/once"}
+    assert SweepOptions.from_json(recorded).data_dir == "/was/here/once"
+
+
+# --- resuming
+
+RECORDED = SweepOptions(
+    dataset="digits", lr=(0.01,), hidden=(64, 32), epochs=7, name="run", cpus_per_trial=None,
+    address="10.0.0.1:6379", quiet=True, results="/elsewhere", data_dir="/data",
+)  # fmt: skip
+
+CONTRADICTIONS = {
+    "--dataset": "fashion-mnist",
+    "--lr": "0.02",
+    "--epochs": "8",
+    "--batch-size": "32",
+    "--dropout": "0.4",
+    "--hidden": "64 33",
+    "--seed": "1",
+    "--val-fraction": "0.3",
+    "--cpus-per-trial": "1",
+    "--gpus-per-trial": "0",
+    "--precision": "bf16",
+    "--storage": "/mnt/other",
+}
+
+
+def test_every_option_is_either_free_on_resume_or_refused_when_it_contradicts_the_run() -> None:
+    asked = {option.removeprefix("--").replace("-", "_") for option in CONTRADICTIONS}
+    assert asked | FREE_ON_RESUME | {"name"} == set(SweepOptions.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("option", CONTRADICTIONS)
+def test_an_option_that_contradicts_the_run_is_refused_by_name(option: str) -> None:
+    request = parse(["--resume", "run", option, *CONTRADICTIONS[option].split()])
+    with pytest.raises(OptionError, match=rf"^{option} .*contradicts the run run") as caught:
+        resumed_options(request, RECORDED)
+    assert "None" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "--lr 0.01",
+        "--hidden 64 32",
+        "--dropout 0.3",
+        "--hidden 64 32 --dropout 0.3 0.3",
+        "--epochs 7 --dataset digits --seed 0 --precision fp32 --name run",
+    ],
+)
+def test_options_that_say_what_the_run_has_are_taken_on_resume(words: str) -> None:
+    request = parse(["--resume", "run", *words.split()])
+    resumed = resumed_options(request, RECORDED)
+    assert (resumed.lr, resumed.epochs, resumed.hidden) == ((0.01,), 7, (64, 32))
+    assert resumed.data_dir == "/data"
+
+
+def test_where_and_how_to_run_may_be_said_anew_on_resume() -> None:
+    words = "--resume run --data-dir / --results /r --address auto --max-concurrent 1"
+    resumed = resumed_options(parse([*words.split(), "--max-failures", "9"]), RECORDED)
+    assert resumed.data_dir == "/"
+    assert resumed.results == "/r"
+    assert resumed.address == "auto"
+    assert resumed.max_concurrent == 1
+    assert resumed.max_failures == 9
+    assert resumed.quiet is False
+
+
+def test_the_printed_resume_command_finds_the_run_where_it_was_found_now() -> None:
+    resumed = resumed_options(parse(["--resume", "run"]), RECORDED)
+    assert resumed.command(resume="run") == "python -m distributed_fmlp.tune --resume run"
+    resumed = resumed_options(parse(["--resume", "run", "--results", "a b"]), RECORDED)
+    request = parse(shlex.split(resumed.command(resume="run"))[3:])
+    assert (request.resume, request.options.results) == ("run", "a b")
+
+
+# --- quick
+
+
+def test_help_answers_in_under_a_second_and_names_every_option() -> None:
+    times = []
+    for _ in range(3):  # the quickest of three: other processes may want the machine too
+        started = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "distributed_fmlp.tune", "--help"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        times.append(time.perf_counter() - started)
+        assert done.returncode == 0
+    assert min(times) < 1.0
+    for field in SweepOptions.__dataclass_fields__:
+        assert "--" + field.replace("_", "-") in done.stdout
+
+
+def test_importing_the_command_imports_nothing_heavy_and_touches_nothing(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; before = dict(os.environ); import distributed_fmlp.tune\n"
+        "assert dict(os.environ) == before\n"
+        "heavy = {'ray', 'torch', 'numpy', 'sklearn', 'pandas', 'matplotlib', 'rich'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(tmp_path.iterdir()) == []
