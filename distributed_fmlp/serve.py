@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
+import math
 import sys
 from collections.abc import Sequence
 
@@ -10,7 +12,6 @@ from distributed_fmlp.errors import OptionError, UserError
 from distributed_fmlp.options import OneLineParser
 
 COMMANDS = ("status", "promote", "rollback")
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DEFAULT_ADDRESS = "http://127.0.0.1:8000"
 
 
@@ -40,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--batch-wait-ms",
-        type=float,
+        type=_milliseconds,
         default=2.0,
         help="longest wait for a batch to fill; none when idle (%(default)s)",
     )
@@ -73,7 +74,7 @@ def build_client_parser(command: str) -> argparse.ArgumentParser:
         parser.add_argument("--results", default="results", help="where runs are (%(default)s)")
         parser.add_argument(
             "--allowed-accuracy-drop",
-            type=float,
+            type=_points,
             default=0.0,
             metavar="POINTS",
             help="how many points of test accuracy it may lose (%(default)s)",
@@ -95,24 +96,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = build_parser().parse_args(words)
         from distributed_fmlp.serving.settings import read_token
 
-        if options.host not in LOOPBACK and not options.insecure:
-            if read_token(options.token_file) is None:
-                raise OptionError(
-                    f"--host {options.host} lets other machines in, and there is no token: set "
-                    "FMLP_API_TOKEN or --token-file, or say --insecure"
-                )
+        # Read in any case: a token that can't be used is no reason to serve without one.
+        has_token = read_token(options.token_file) is not None
+        if not (_is_loopback(options.host) or has_token or options.insecure):
+            raise OptionError(
+                f"--host {options.host} lets other machines in, and there is no token: set "
+                "FMLP_API_TOKEN or --token-file, or say --insecure"
+            )
         from distributed_fmlp.serving.launch import serve_until_stopped
 
         return serve_until_stopped(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Stopped before it served.", file=sys.stderr)
+        return 130
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _port(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port; give 1 to 65535")
     return int(text)
+
+
+def _milliseconds(text: str) -> float:
+    return _between(text, 0, 1000)
+
+
+def _points(text: str) -> float:
+    return _between(text, 0, 100)
+
+
+def _between(text: str, least: float, most: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} can't be used; give a number from {least:g} to {most:g}"
+        )
+    return value
 
 
 def _positive(text: str) -> int:

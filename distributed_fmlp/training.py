@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from distributed_fmlp import metrics
+from distributed_fmlp.adam import Adam
 from distributed_fmlp.architecture import Architecture
 from distributed_fmlp.data import Scaling
 from distributed_fmlp.model import FMLP, build_model, scale_pixels
@@ -119,9 +120,7 @@ class Trial:
         self.model: FMLP = build_model(config.architecture, weights_seed).to(device)
         self.masks = self.model.seed_dropout(dropout_seed, device)
         self.order = np.random.Generator(np.random.PCG64(order_seed))
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=config.learning_rate, fused=True
-        )
+        self.optimizer = Adam(self.model.parameters(), config.learning_rate)
         self.data = data
         self.train_images = _tensor(data.train_images, device)
         self.train_labels = _tensor(data.train_labels, device)
@@ -197,8 +196,7 @@ class Trial:
         tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
         if self.best_epoch != self.epoch:
             tensors |= {f"best/{name}": value for name, value in self.best_weights.items()}
-        for index, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam/{index}/{slot}": value for slot, value in slots.items()}
+        tensors |= {f"adam/{name}": value for name, value in self.optimizer.state().items()}
         order: dict[str, Any] = dict(self.order.bit_generator.state)
         facts = {
             "learning_rate": self.config.learning_rate,
@@ -223,12 +221,7 @@ class Trial:
         self.best_weights = {
             name: value.to(self.device) for name, value in _with_prefix(tensors, "best/").items()
         } or self._copy_weights()
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, value in _with_prefix(tensors, "adam/").items():
-            index, slot = name.split("/", 1)
-            slots.setdefault(int(index), {})[slot] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        self.optimizer.load_state(_with_prefix(tensors, "adam/"))
 
     def _train_pass(self) -> tuple[float, NDArray[np.int64], NDArray[np.int64]]:
         """One epoch of steps; mean loss, predictions and labels int64 `[N]` in batch order."""
@@ -243,7 +236,7 @@ class Trial:
             with self._autocast():
                 logits = self.model(self._scale(self.train_images[indices]))
                 loss = functional.cross_entropy(logits, labels)
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             total += loss.detach().double() * (stop - start)
@@ -266,7 +259,7 @@ class Trial:
         self.model.eval()
         total, predicted, confidence = 0.0, [], []
         for start in range(0, len(indices), _EVALUATION_BATCH):
-            rows = torch.from_numpy(indices[start : start + _EVALUATION_BATCH]).to(self.device)
+            rows = _tensor(indices[start : start + _EVALUATION_BATCH], self.device)
             with self._autocast():
                 logits = self.model(self._scale(images[rows]))
             logits = logits.float()

@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         request = options.parse(arguments)
         # Imported late: Ray and torch take seconds, and --help and bad options need neither.
-        from distributed_fmlp.sweep.ray_session import configure_environment
+        from distributed_fmlp.ray_session import configure_environment
 
         configure_environment(private=request.options.address is None)
         from distributed_fmlp.sweep.run import run_sweep

@@ -30,6 +30,28 @@ def test_accuracy_and_macro_f1_are_what_counting_gives(pairs: list[tuple[int, in
     assert metrics.macro_f1(labels, predicted, 10) == pytest.approx(expected, abs=1e-12)
 
 
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=200))
+@settings(max_examples=200, deadline=None)
+def test_every_figure_is_scikit_learns_to_the_last_bit(pairs: list[tuple[int, int]]) -> None:
+    labels, predicted = np.array(pairs, dtype=np.int64).T
+    record = metrics.test_record(1, 0.0, labels, predicted, 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # classes that are missing from a small sample
+        precision, recall, f1, _ = sklearn.metrics.precision_recall_fscore_support(
+            labels, predicted, labels=CLASSES, zero_division=0.0
+        )
+        macro = sklearn.metrics.f1_score(
+            labels, predicted, labels=CLASSES, average="macro", zero_division=0.0
+        )
+    confusion = sklearn.metrics.confusion_matrix(labels, predicted, labels=CLASSES)
+    assert record.accuracy == sklearn.metrics.accuracy_score(labels, predicted)
+    assert record.precision_per_class == precision.tolist()
+    assert record.recall_per_class == recall.tolist()
+    assert record.f1_per_class == f1.tolist()
+    assert record.f1 == metrics.macro_f1(labels, predicted, 10) == macro
+    assert record.confusion_matrix == confusion.tolist()
+
+
 def test_a_test_record_holds_scikit_learns_figures() -> None:
     draw = np.random.default_rng(0)
     labels = draw.integers(0, 10, 500)

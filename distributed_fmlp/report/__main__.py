@@ -1,26 +1,31 @@
-"""`python -m distributed_fmlp.report`: rebuild the tables and plots of finished or running runs."""
+"""`python -m distributed_fmlp.report`: report on a run, or compare several."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from distributed_fmlp.errors import RunError, UserError
 
+MANY_RATES = 8  # from here on starting processes costs less time than it saves
+
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command's options; `--help` and a wrong option end the program as argparse does."""
     parser = argparse.ArgumentParser(
         prog="python -m distributed_fmlp.report",
-        description="Rebuild a run's summary tables and plots from its recorded numbers.",
+        description="Write a run's report (report.html, summary tables, plots) from its recorded "
+        "numbers alone, or compare several runs on one page.",
     )
     parser.add_argument(
         "runs",
         metavar="RUN",
         nargs="*",
-        help="a run's directory, or its name under --results (default: the newest run)",
+        help="a run's directory, or its name under --results (default: the newest run); several "
+        "are compared",
     )
     parser.add_argument(
         "--results",
@@ -28,6 +33,26 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         default=Path("results"),
         metavar="DIR",
         help="where runs are (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--no-images",
+        dest="images",
+        action="store_false",
+        help="leave out the test images that the chosen model gets wrong",
+    )
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="where the data set is (a torchvision root), for those images (default: where the "
+        "sweep looks; nothing is downloaded)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="where the page goes (default: report.html in the run; for several runs "
+        "comparison.html under --results)",
     )
     return parser.parse_args(arguments)
 
@@ -46,16 +71,36 @@ def find_run(given: str, results: Path) -> Path:
     raise RunError(f"no run {given!r}, neither as a directory nor under {results}; see --results")
 
 
-def report(paths: Sequence[Path]) -> None:
-    """Build each run's report and print its summary; every run is read before any is written."""
+def report_one(path: Path, options: argparse.Namespace) -> None:
+    """Build one run's report and print its summary."""
     from distributed_fmlp.report import build_report, render_summary
     from distributed_fmlp.run_directory import load_run
 
-    for position, run in enumerate([load_run(path) for path in paths]):
-        summary = build_report(run)
-        print("\n\n" if position else "", render_summary(summary), sep="", end="\n\n")
-        print(f"Tables: {run.path / 'summary.md'} (and .csv, .json)")
-        print(f"Plots:  {run.path / 'plots'}")
+    run = load_run(path)
+    rates = {trial.learning_rate for trial in run.trials}
+    summary = build_report(
+        run,
+        images=options.images,
+        data_dir=options.data_dir,
+        page=options.out,
+        processes=(os.cpu_count() or 1) if len(rates) >= MANY_RATES else 1,
+    )
+    print(render_summary(summary), end="\n\n")
+    print(f"Report: {options.out or path / 'report.html'}")
+    print(f"Tables: {path / 'summary.md'} (and .csv, .json)")
+    print(f"Plots:  {path / 'plots'}")
+
+
+def report_several(paths: Sequence[Path], options: argparse.Namespace) -> None:
+    """Compare runs on one page; the runs' own directories are only read."""
+    from distributed_fmlp.report.build import build_comparison
+    from distributed_fmlp.report.runs_compared import render_comparison
+    from distributed_fmlp.run_directory import load_run
+
+    page = options.out or options.results / "comparison.html"
+    compared = build_comparison([load_run(path) for path in paths], page)
+    print(render_comparison(compared), end="\n\n")
+    print(f"Report: {page}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,7 +111,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         results = options.results
         runs = [find_run(given, results) for given in options.runs] or [newest_run(results)]
-        report(runs)
+        if len(runs) == 1:
+            report_one(runs[0], options)
+        else:
+            report_several(runs, options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -22,6 +22,7 @@ class AccuracyRow:
     best: bool = False
     published: float | None = None
     published_interval: Interval | None = None
+    published_alone: bool = False  # the line itself is of a published figure
 
     @property
     def ends(self) -> list[float]:

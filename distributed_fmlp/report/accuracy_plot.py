@@ -22,16 +22,19 @@ def accuracy_figure(run: Run, rows: Sequence[AccuracyRow]) -> Figure:
     axes = figure.add_axes((0.11, 1.1 / height, 0.86, 1 - 1.85 / height))
     several = any(len(row.seeds) > 1 for row in rows)
     over = "mean over seeds, Student's t" if several else "one seed, Wilson"
+    mean = "mean over seeds" if several else "this run"
     heading(figure, run, 0.11, "Test accuracy", f"95 % intervals: {over}; published: Wilson")
     for place, row in enumerate(rows):
-        _draw_row(axes, place, row)
+        _draw_row(axes, place, row, mean)
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.set_ylim(len(rows) - 0.45, -0.55)
     axes.set_ylabel("learning rate")
     axes.set_xlabel("test accuracy (%)")
     axes.grid(False, axis="y")
     handles, labels = axes.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
+    known = dict(zip(labels, handles, strict=True))
+    order = (mean, "best on validation", "one seed", "published, a single run")
+    unique = {label: known[label] for label in order if label in known}
     figure.legend(
         unique.values(),
         unique.keys(),
@@ -43,7 +46,7 @@ def accuracy_figure(run: Run, rows: Sequence[AccuracyRow]) -> Figure:
     return figure
 
 
-def _draw_row(axes: Axes, place: int, row: AccuracyRow) -> None:
+def _draw_row(axes: Axes, place: int, row: AccuracyRow, mean: str) -> None:
     upper = place - 0.14 if row.published is not None else place
     if row.interval is not None:
         axes.plot([row.interval.low, row.interval.high], [upper] * 2, color=BLUE, lw=2.4, alpha=0.8)
@@ -51,7 +54,7 @@ def _draw_row(axes: Axes, place: int, row: AccuracyRow) -> None:
         axes.plot(
             row.seeds, [upper] * len(row.seeds), "o", ms=5, mfc="white", mec=BLUE, label="one seed"
         )
-    face, label = (BLACK, "best on validation") if row.best else (BLUE, "this run")
+    face, label = (BLACK, "best on validation") if row.best else (BLUE, mean)
     axes.plot([row.mean], [upper], "o", ms=8.5, mew=1.5, mfc=face, mec=BLUE, zorder=4, label=label)
     if row.published is None:
         return

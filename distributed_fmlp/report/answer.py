@@ -29,7 +29,7 @@ def answer(run: Run, figures: Sequence[RateFigures], pairs: Sequence[PairCompari
         return ["No trial has finished yet, so there is no answer yet."]
     sentences = [_best_sentence(run, figures, best)]
     if len(figures) > 1:
-        sentences += _apart(best, pairs)
+        sentences += apart_from_others(format_learning_rate(best.learning_rate), pairs)
     if same_data(run):
         sentences += _against_published(run, figures, best)
     return sentences
@@ -78,9 +78,8 @@ def _best_sentence(run: Run, figures: Sequence[RateFigures], best: RateFigures) 
     return f"{so_far} rate {rate} is the best on validation: {accuracy}, {over}."
 
 
-def _apart(best: RateFigures, pairs: Sequence[PairComparison]) -> list[str]:
-    """Whether the best can be told apart from each of the others, by the test images."""
-    name = format_learning_rate(best.learning_rate)
+def apart_from_others(name: str, pairs: Sequence[PairComparison]) -> list[str]:
+    """Whether the group so named can be told apart from each of the others, by the test images."""
     over_seeds: dict[str, list[str]] = {}
     on_images: dict[str, list[str]] = {}
     for pair in pairs:
@@ -126,19 +125,24 @@ def _image_words(pair: PairComparison, name: str) -> str:
     return f"is {better} than {{others}} ({mine} images right alone, against {others})"
 
 
-def _against_published(run: Run, figures: Sequence[RateFigures], best: RateFigures) -> list[str]:
-    """How this run stands to the published best, and its best rate to that rate's own figure."""
+def published_claim() -> str:
+    """The published best accuracy, and what it is worth."""
     named = best_published()
-    claim = (
+    return (
         f"{named.test_accuracy_percent:.2f} % for {format_learning_rate(named.learning_rate)}, is "
         f"a single run's (95 % interval {range_words(published_interval(named))} %)"
     )
+
+
+def _against_published(run: Run, figures: Sequence[RateFigures], best: RateFigures) -> list[str]:
+    """How this run stands to the published best, and its best rate to that rate's own figure."""
+    named, claim = best_published(), published_claim()
     mine = f"{best.test_accuracy_percent.mean:.2f} %"
     if best.accuracy_interval is not None:
         mine += f" (95 % interval {range_words(best.accuracy_interval, 2)} %)"
     sentences = [f"Its test accuracy is {mine}."]
     if why_not_beside(run) is not None:
-        verdict = _verdict(against_published(best, named), "it")
+        verdict = verdict_words(against_published(best, named), "it")
         sentences.append(
             f"The best published figure, {claim} and of another recipe: this run's best {verdict}."
         )
@@ -149,11 +153,11 @@ def _against_published(run: Run, figures: Sequence[RateFigures], best: RateFigur
     else:
         accuracy = f"{same.test_accuracy_percent.mean:.2f} %"
         subject = f"this run's {format_learning_rate(same.learning_rate)} ({accuracy})"
-    verdict = _verdict(against_published(same or best, named), "it")
+    verdict = verdict_words(against_published(same or best, named), "it")
     sentences.append(f"The best published figure, {claim}: {subject} {verdict}.")
     own = published_beside(run, best.learning_rate)
     if own is not None and best is not same:
-        verdict = _verdict(
+        verdict = verdict_words(
             against_published(best, own), f"its own published {own.test_accuracy_percent:.2f} %"
         )
         rate = format_learning_rate(best.learning_rate)
@@ -161,7 +165,8 @@ def _against_published(run: Run, figures: Sequence[RateFigures], best: RateFigur
     return sentences
 
 
-def _verdict(words: str | None, other: str) -> str:
+def verdict_words(words: str | None, other: str) -> str:
+    """What `against_published` says, as the end of a sentence."""
     if words is None:
         return f"can't be set against {other}, for want of spread over seeds"
     if words.startswith("can't"):

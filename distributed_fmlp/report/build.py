@@ -1,12 +1,15 @@
-"""Write a run's tables, plots and page into its directory, from its recorded numbers alone."""
+"""Write reports: a run's tables, plots and page, or one page that compares several runs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from distributed_fmlp.errors import DataError, RunError
 from distributed_fmlp.report.accuracies import accuracy_rows
 from distributed_fmlp.report.gallery import Gallery, load_gallery
+from distributed_fmlp.report.runs_compared import RunsCompared, compare_runs
 from distributed_fmlp.report.summary import Summary, summarize
 from distributed_fmlp.report.summary_files import summary_csv, summary_json, summary_markdown
 from distributed_fmlp.report.trust import Trust, trust_of_chosen
@@ -14,13 +17,19 @@ from distributed_fmlp.run_directory import Run, write_bytes, write_json, write_t
 
 
 def build_report(
-    run: Run, *, images: bool = True, data_dir: Path | None = None, page: Path | None = None
+    run: Run,
+    *,
+    images: bool = True,
+    data_dir: Path | None = None,
+    page: Path | None = None,
+    processes: int = 1,
 ) -> Summary:
     """Write `summary.csv`, `.md` and `.json`, `plots/*.png` and `report.html`; return the summary.
 
     Works on a run that is unfinished, and says so in what it writes. With `images` the page shows
     test images where the data is on this machine, looked for in `data_dir` and then where the
-    sweep looks; nothing is downloaded. `page` is another place for `report.html`.
+    sweep looks; nothing is downloaded. `page` is another place for `report.html`. Several
+    `processes` draw the plots of many learning rates at once (see `draw_plots`).
 
     Raises `RunError` when recorded predictions are damaged or the directory can't be written, and
     `DataError` when `data_dir` is given and its files can't be used; nothing is written then.
@@ -31,20 +40,41 @@ def build_report(
     summary, trust = summarize(run), trust_of_chosen(run)
     html = report_page(run, summary, trust, _gallery(run, trust, images, data_dir))
     target = run.path / "report.html" if page is None else page
-    try:
+    with _writing(run.path):
         write_text(run.path / "summary.csv", summary_csv(summary))
         write_text(run.path / "summary.md", summary_markdown(summary))
         write_json(run.path / "summary.json", summary_json(summary))
-        for name, png in draw_plots(run, accuracy_rows(summary.rates)):
+        for name, png in draw_plots(run, accuracy_rows(summary.rates), processes=processes):
             write_bytes(run.path / "plots" / name, png)
+    with _writing(target):
         write_text(target, html)
+    return summary
+
+
+def build_comparison(runs: Sequence[Run], page: Path) -> RunsCompared:
+    """Write a page that compares runs; the runs' own directories are only read.
+
+    Raises `RunError` when the runs can't be compared or the page can't be written.
+    """
+    from distributed_fmlp.report.comparison_page import comparison_page
+
+    compared = compare_runs(runs)
+    html = comparison_page(compared)
+    with _writing(page):
+        write_text(page, html)
+    return compared
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise RunError(
-            f"the report can't be written to {run.path}: {reason}; make room there or make it "
+            f"the report can't be written to {path}: {reason}; make room there or make it "
             "writable, and run the report again"
         ) from error
-    return summary
 
 
 def _gallery(run: Run, trust: Trust | None, images: bool, data_dir: Path | None) -> Gallery:

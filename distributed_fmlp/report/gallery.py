@@ -35,9 +35,9 @@ def load_gallery(run: Run, positions: Sequence[int], data_dir: Path | None) -> G
     left_out = "The images are left out: "
     try:
         dataset = load_dataset(wanted["name"], data_dir, may_download=False)
-    except UnreachableError:
-        return Gallery([], f"{left_out}{wanted['name']} is not on this machine.")
     except DataError as error:
+        if isinstance(error.__cause__, UnreachableError):
+            return Gallery([], f"{left_out}{wanted['name']} is not on this machine.")
         if data_dir is not None:
             raise
         return Gallery([], f"{left_out}{error}.")

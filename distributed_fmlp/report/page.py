@@ -39,7 +39,7 @@ def report_page(run: Run, summary: Summary, trust: Trust | None, gallery: Galler
             "names": names,
             "rates_head": _rates_table(summary),
             "accuracies": accuracy_chart(accuracy_rows(summary.rates)) if summary.rates else None,
-            "trial_tables": summary_tables(summary),
+            "trial_tables": [_marked_in_words(table) for table in summary_tables(summary)],
             "pairs": pairs_table(summary) if summary.pairs else None,
             "over_seeds": any(pair.over_seeds for pair in summary.pairs),
             "rates": rate_views(run, best.learning_rate if best else None),
@@ -77,6 +77,13 @@ def environment() -> Environment:
     return made
 
 
+def _marked_in_words(table: Table) -> Table:
+    """A table of trials with its column of marks turned into words beside the learning rate."""
+    rows = [[rate + ("\nchosen" if mark else ""), *cells] for mark, rate, *cells in table.rows]
+    title = table.title.replace(" (* is the chosen trial)", "")
+    return Table(title, [Column("learning rate"), *table.columns[2:]], rows)
+
+
 def _rates_table(summary: Summary) -> Table:
     """Each learning rate in one line; what stands in brackets in a cell goes on its second line."""
     beside = summary.not_beside is None
@@ -85,7 +92,7 @@ def _rates_table(summary: Summary) -> Table:
     columns += [Column(name, "test") for name in ("loss", "acc %", "F1")]
     if beside:
         columns += [Column(name, "published test") for name in ("loss", "acc %", "F1")]
-        columns.append(Column("accuracy against the published"))
+        columns.append(Column("ours is", "published test"))
     rows = []
     for row in summary.rates:
         figures = row.figures

@@ -113,10 +113,14 @@ def accuracy_chart(rows: Sequence[AccuracyRow]) -> Chart:
         if row.interval:
             says += f" ({row.interval.low:.2f} to {row.interval.high:.2f})"
             ends_at = [(row.interval.low, upper), (row.interval.high, upper)]
-            chart.line("interval", ends_at, says)
+            chart.line("interval old" if row.published_alone else "interval", ends_at, says)
         for value in row.seeds if len(row.seeds) > 1 else ():
             chart.mark("seed", "dot", (value, upper), f"one seed: {value:.2f} %", 2.6)
-        chart.mark("mean best" if row.best else "mean", "dot", (row.mean, upper), says, 4.6)
+        if row.published_alone:
+            chart.mark("published old", "diamond", (row.mean, upper), says, 3.4)
+        else:
+            kind = "mean best" if row.best else "mean"
+            chart.mark(kind, "dot", (row.mean, upper), says, 4.6)
         if row.published is not None:
             says = f"published: {row.published:.2f} %"
             if row.published_interval:
@@ -138,6 +142,7 @@ def reliability_chart(bins: Sequence[ReliabilityBin]) -> Chart:
         "right (%)",
         (0, 100),
         (0, 100),
+        right=14,
         height=300,
     )
     for value in range(0, 101, 20):

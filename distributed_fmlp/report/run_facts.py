@@ -80,6 +80,31 @@ def extra_options(options: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def recipe(run: Run) -> dict[str, str]:
+    """What decides a run's figures, by name, as text: to find where two runs differ."""
+    info = run.info
+    options = {
+        key.replace("_", " "): _shown(value)
+        for key, value in info["options"].items()
+        if key not in _PLACE_OPTIONS | {"hidden", "dropout", "lr", "seed"}
+    }
+    rates = dict.fromkeys(format_learning_rate(trial.learning_rate) for trial in run.trials)
+    return {
+        "network": _network(info),
+        "learning rates": ", ".join(rates),
+        "seeds": ", ".join(dict.fromkeys(str(trial.seed) for trial in run.trials)),
+        **options,
+        "validation images": str(_mapping(info.get("split")).get("sha256", "?"))[:12],
+        "commit": str(_mapping(info.get("source")).get("commit") or "?")[:12],
+    }
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "-" if value is None else str(value)
+
+
 def _code(info: Mapping[str, Any]) -> list[str]:
     source, versions = _mapping(info.get("source")), _mapping(info.get("versions"))
     commit = source.get("commit")
@@ -93,7 +118,7 @@ def _code(info: Mapping[str, Any]) -> list[str]:
 def _when(info: Mapping[str, Any]) -> list[str]:
     lines = [f"{moment(info['created'])} to {moment(info.get('finished'))}"]
     if isinstance(info.get("seconds"), (int, float)) and info["seconds"] > 0:
-        lines.append(f"{duration(info['seconds'])} of training and what goes with it")
+        lines.append(f"took {duration(info['seconds'])}")
     attempts = info.get("attempts")
     if isinstance(attempts, list) and len(attempts) > 1:
         lines.append(f"started or resumed {len(attempts)} times")

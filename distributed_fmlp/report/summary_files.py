@@ -70,8 +70,7 @@ def rates_table(summary: Summary) -> Table:
     """Each learning rate over its seeds: mean, standard deviation and 95 % interval in rows."""
     beside = summary.not_beside is None
     columns = [
-        *(Column(""), Column("rate", "learning"), Column("seeds"), Column("")),
-        Column("acc %", "validation"),
+        *(Column(""), Column("rate", "learning"), Column(""), Column("val acc %")),
         *(Column(name, "test") for name in ("loss", "acc %", "F1")),
     ]
     if beside:
@@ -79,10 +78,10 @@ def rates_table(summary: Summary) -> Table:
     rows: list[list[str]] = []
     for rate in summary.rates:
         for kind, values in _statistics(rate):
-            first = not rows or kind in ("mean", "value")
+            first = kind not in ("SD", "low", "high")
             mark = "*" if rate.best_on_validation else ""
             name = format_learning_rate(rate.figures.learning_rate)
-            cells = [mark, name, str(len(rate.figures.seeds))] if first else [""] * 3
+            cells = [mark, name] if first else [""] * 2
             cells += [kind, figure(values[0], 2), *_scores(values[1], values[2], values[3])]
             if beside:
                 published = rate.published
@@ -110,7 +109,10 @@ def _statistics(row: RateRow) -> list[tuple[str, list[float | None]]]:
     intervals = [each.interval for each in estimates]
     intervals[2] = figures.accuracy_interval
     rows: list[tuple[str, list[float | None]]] = [
-        ("mean" if several else "value", [each.mean for each in estimates])
+        (
+            f"mean of {len(figures.seeds)}" if several else "one seed",
+            [each.mean for each in estimates],
+        )
     ]
     if several:
         rows.append(("SD", [each.deviation for each in estimates]))
@@ -149,7 +151,7 @@ def _over_seeds(pair: PairComparison) -> list[str]:
         return [pair.difference_words, MISSING, MISSING, MISSING, "0"]
     return [
         pair.difference_words,
-        f"{difference.mean:+.2f}",
+        f"{round(difference.mean, 2) + 0.0:+.2f}",  # never -0.00
         range_in_words(difference.interval, signed=True),
         p_in_words(pair.difference_p),
         str(difference.n),

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distributed_fmlp.data import load_dataset
-from distributed_fmlp.errors import DataError
+from distributed_fmlp.errors import BundleError, DataError
+from distributed_fmlp.serving.engine import PromotionRequest
 from distributed_fmlp.serving.model import InferenceModel
 
 _BATCH = 500
@@ -30,9 +31,7 @@ def test_set_on_disk(
     return dataset.test_images, dataset.test_labels
 
 
-def accuracy(
-    model: InferenceModel, images: NDArray[np.uint8], labels: NDArray[np.int64]
-) -> float:
+def accuracy(model: InferenceModel, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> float:
     """Share of the images uint8 `[N, 784]` that the model gives their labels int64 `[N]`."""
     right = 0
     for start in range(0, len(labels), _BATCH):
@@ -40,3 +39,23 @@ def accuracy(
         _, predicted = model(images[rows])
         right += int((predicted == labels[rows]).sum())
     return right / len(labels)
+
+
+def check_not_worse(
+    served: InferenceModel, candidate: InferenceModel, request: PromotionRequest
+) -> None:
+    """Refuse a candidate that is less accurate than allowed, where the test data is on disk.
+
+    Raises `BundleError`.
+    """
+    data_dir = None if request.data_dir is None else Path(request.data_dir)
+    test_set = test_set_on_disk(served.served.dataset, served.served.dataset_sha256, data_dir)
+    if test_set is None:
+        return
+    was, new = accuracy(served, *test_set), accuracy(candidate, *test_set)
+    if new < was - request.allowed_accuracy_drop - 1e-12:
+        raise BundleError(
+            f"the bundle is refused: its test accuracy is {100 * new:.2f} %, the served model's "
+            f"{100 * was:.2f} %, and a drop of {100 * request.allowed_accuracy_drop:.2f} points is "
+            "allowed; allow more, or promote another"
+        )

@@ -4,6 +4,7 @@
 """
 # No postponed annotations: Serve reads the builder's to validate `args`.
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,29 @@ from ray.serve import Application
 
 from distributed_fmlp.serving.coordinator import Coordinator, Orders, Pinned
 from distributed_fmlp.serving.model import find_bundle, open_model
+from distributed_fmlp.serving.node_address import keep_replica_to_node_address
 from distributed_fmlp.serving.replica import Replica
 from distributed_fmlp.serving.settings import ServiceArguments, read_token
 
 APP_NAME = "fmlp"
+REPLICA_NAME = "fmlp"
 _REPORTS_AT_ONCE = 10_000  # every replica's report waits at the coordinator for news
 
 
 class CoordinatorDeployment(Coordinator):
-    """The coordinator as an actor of Serve's. Refuses to start on a bundle that isn't whole."""
+    """The coordinator as an actor of Serve's."""
 
-    def __init__(self, bundle: str, sha256: str) -> None:
-        super().__init__(Orders(generation=0, current=Pinned(bundle, sha256)))
+    async def __init__(self, bundle: str, sha256: str) -> None:
+        keep_replica_to_node_address()
+        deployed = Pinned(bundle, sha256)
+        restarted = await asyncio.to_thread(_replicas_run, serve.get_replica_context().app_name)
+        super().__init__(Orders(0, deployed, deployed), restarted=restarted)
+
+
+def _replicas_run(app_name: str) -> bool:
+    """Whether replicas of this service run already, so that this is a restart."""
+    deployment = serve.status().applications[app_name].deployments.get(REPLICA_NAME)
+    return deployment is not None and "RUNNING" in deployment.replica_states
 
 
 def build_app(args: ServiceArguments) -> Application:
@@ -43,11 +55,11 @@ def build_app(args: ServiceArguments) -> Application:
     ).bind(bundle, model.served.sha256)
     deployment = serve.deployment(
         serve.ingress()(Replica),
-        name="fmlp",
+        name=REPLICA_NAME,
         num_replicas=args.replicas,
         # The replica refuses what is too much itself, in the protocol's words.
         max_ongoing_requests=4 * args.max_queued,
-        max_queued_requests=-1,
+        max_queued_requests=args.max_queued,
         max_surge_percent=100,
         health_check_period_s=5,
         graceful_shutdown_timeout_s=20,

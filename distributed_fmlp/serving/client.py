@@ -79,8 +79,9 @@ def _ask(
 def _show(answer: dict[str, Any]) -> None:
     model = answer["model"]
     print(
-        f"Model {model['version']}: learning rate {model['learning_rate']:g}, seed {model['seed']}, "
-        f"epoch {model['epoch']}; {100 * model['test_accuracy']:.2f} % test ({model['dataset']})"
+        f"Model {model['version']}: learning rate {model['learning_rate']:g}, "
+        f"seed {model['seed']}, epoch {model['epoch']}; "
+        f"{100 * model['test_accuracy']:.2f} % test ({model['dataset']})"
     )
     print(f"A rollback brings back {answer['previous'] or 'nothing: nothing has been promoted'}")
     for replica in answer["replicas"]:

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,6 +33,7 @@ class Orders:
 
     generation: int
     current: Pinned
+    deployed: Pinned  # what the service was deployed with; never changes by a promotion
     history: tuple[Pinned, ...] = ()  # what a rollback brings back is last
     candidate_id: str | None = None
     candidate: Pinned | None = None
@@ -73,25 +74,39 @@ class Patience:
     silence: float = 4.0  # a replica not heard of for longer is gone, or cut off
     prepare: float = 60.0
     follow: float = 10.0
+    settle: float = 3.0  # how long a restarted coordinator waits to hear what is served
 
 
 @dataclass
 class Coordinator:
-    """One per service. Its state is rebuilt from the replicas' reports if it is restarted."""
+    """One per service. Its state is rebuilt from the replicas' reports if it is restarted.
+
+    `restarted` says that replicas were there before it: no new one is told what to serve until one
+    of them has been heard.
+    """
 
     orders: Orders
     patience: Patience = field(default_factory=Patience)
+    restarted: bool = False
 
     def __post_init__(self) -> None:
         self._seen: dict[str, _Seen] = {}
         self._changed = asyncio.Event()
         self._promoting = asyncio.Lock()
+        self._heard = asyncio.Event()
+        if not self.restarted:
+            self._heard.set()
 
     async def report(self, report: Report) -> Orders:
         """Take a replica's report; answered when there is news for it, or after a short while."""
+        if report.serving.deployed != self.orders.deployed:
+            # It belongs to a deployment of another bundle, which this one replaces: let it be.
+            await asyncio.sleep(self.patience.news)
+            return report.serving
         if report.serving.generation > self.orders.generation:
             # This coordinator has been restarted, and its replicas remember more than it does.
             self._order(replace(report.serving, candidate_id=None, candidate=None))
+        self._heard.set()
         self._seen[report.replica] = _Seen(report, time.monotonic())
         self._forget_the_lost()
         if self._has_news_for(report):
@@ -106,6 +121,10 @@ class Coordinator:
         self._forget_the_lost()
 
     async def current(self) -> Orders:
+        """What to serve now."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._heard.wait(), self.patience.settle)
+        self._heard.set()
         return self.orders
 
     async def replicas(self) -> list[Report]:
@@ -145,7 +164,7 @@ class Coordinator:
             self._order(before)
             return refusal
         generation = before.generation + 1
-        self._order(Orders(generation, candidate, history))
+        self._order(Orders(generation, candidate, before.deployed, history))
         refusal = await self._all(
             set(self._lately()) | known,
             lambda report: report.serving.generation >= generation,
@@ -157,7 +176,13 @@ class Coordinator:
             return refusal
         return Outcome()
 
-    async def _all(self, known: set[str], holds: Any, refuses: Any, patience: float) -> Outcome | None:
+    async def _all(
+        self,
+        known: set[str],
+        holds: Callable[[Report], bool],
+        refuses: Callable[[Report], str | None],
+        patience: float,
+    ) -> Outcome | None:
         """Wait until `holds` for every replica; else say why not all have come."""
         until = time.monotonic() + patience
         while True:
@@ -175,7 +200,9 @@ class Coordinator:
             if lately and all(holds(seen.report) for seen in lately.values()):
                 return None
             if time.monotonic() > until:
-                return Outcome("not every replica was ready in time; the model was not changed", 503)
+                return Outcome(
+                    "not every replica was ready in time; the model was not changed", 503
+                )
             await asyncio.sleep(0.02)
 
     def _lately(self) -> dict[str, _Seen]:
@@ -185,8 +212,7 @@ class Coordinator:
     def _has_news_for(self, report: Report) -> bool:
         behind = report.serving.generation < self.orders.generation
         unprepared = (
-            self.orders.candidate_id is not None
-            and report.prepared_id != self.orders.candidate_id
+            self.orders.candidate_id is not None and report.prepared_id != self.orders.candidate_id
         )
         return behind or unprepared
 

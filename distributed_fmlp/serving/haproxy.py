@@ -1,29 +1,49 @@
 """HAProxy in front of Ray Serve, kept to loopback and to this service's error bodies.
 
 Ray writes HAProxy's configuration itself and offers no setting for the address of its metrics and
-statistics ports (they bind every interface) nor for the answer when no replica is there. Ray starts
+statistics ports (they bind every interface) nor for what errors look like. Ray starts
 the program that RAY_SERVE_HAPROXY_BINARY_PATH names; this module is that program: it mends the
 configuration it is given and becomes the real HAProxy.
 """
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 
-_BODY = '{"error":"no replica can answer now; try again in 1 s"}'
-_UNAVAILABLE = (
-    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
-    f"Cache-Control: no-store\r\nContent-Length: {len(_BODY)}\r\n\r\n{_BODY}"
-)
+# What HAProxy answers itself, and what Ray answers in plain text: the same form as all errors here.
+_ERRORS = {
+    400: "this is not a request that HTTP allows",
+    404: "there is nothing at this path",
+    408: "the request took too long",
+    500: "internal error",
+    502: "the replica was lost while it answered; try again",
+    503: "no replica can answer now; try again in 1 s",
+    504: "no replica answered in time; try again",
+}
+_REASONS = {
+    400: "Bad Request",
+    408: "Request Timeout",
+    500: "Internal Server Error",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+}
+_FRONTEND = "frontend http_frontend"
 _MOST_THREADS = 4
 _DRAIN_SECONDS = "1"
+_FIRST_REPLICA_PORT = 20_000
+_REPLICA_PORTS = 100
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def available() -> bool:
@@ -37,8 +57,10 @@ def available() -> bool:
     return True
 
 
-def configure_environment(directory: Path, environment: MutableMapping[str, str]) -> None:
-    """Turn throughput mode on; call before anything imports Ray.
+def configure_environment(
+    directory: Path, port: int, environment: MutableMapping[str, str]
+) -> None:
+    """Turn throughput mode on for a service at `port`; call before anything imports Ray.
 
     `directory`, short and private to this user, takes HAProxy's files and sockets.
     """
@@ -50,7 +72,8 @@ def configure_environment(directory: Path, environment: MutableMapping[str, str]
         f'exec {shlex.quote(sys.executable)} -m distributed_fmlp.serving.haproxy "$@"\n'
     )
     program.chmod(0o700)
-    metrics_port, stats_port = _free_ports(2)
+    metrics_port, stats_port, fallback_port = _free_ports(3)
+    first_port = _FIRST_REPLICA_PORT + port % 100 * _REPLICA_PORTS
     settings = {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -62,6 +85,13 @@ def configure_environment(directory: Path, environment: MutableMapping[str, str]
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(directory / "metrics.sock"),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
+        # This service has metrics of its own.
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        # Ray's own numbers are the same for every service on a machine: HAProxy could then ask
+        # another service's proxy or replica, which serves another model.
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first_port),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first_port + _REPLICA_PORTS - 1),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(_MOST_THREADS, os.cpu_count() or 1)),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": _DRAIN_SECONDS,
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
@@ -70,14 +100,53 @@ def configure_environment(directory: Path, environment: MutableMapping[str, str]
         environment.setdefault(name, value)
 
 
-def mended(configuration: str, unavailable: str) -> str:
-    """The configuration with its unbound ports on loopback and `unavailable` as its error file."""
+def mended(configuration: str, errors: str) -> str:
+    """The configuration with its unbound ports on loopback and this service's error bodies.
+
+    `errors` is the directory that holds a `<status>.http` for each that HAProxy makes itself.
+    """
     on_loopback = re.sub(r"(?m)^(\s*bind )(?:\*|):(\d+)", r"\g<1>127.0.0.1:\2", configuration)
-    own_errors = re.sub(r"(?m)^(\s*errorfile 50[234] ).*$", rf"\g<1>{unavailable}", on_loopback)
-    return re.sub(
-        r"(?m)^frontend http_frontend$",
-        "frontend http_frontend\n    http-response del-header server",
-        own_errors,
+    no_errors = re.sub(r"(?m)^\s*errorfile .*\n", "", on_loopback)
+    own_errors = "".join(f"\n    errorfile {status} {errors}/{status}.http" for status in _REASONS)
+    with_errors = re.sub(r"(?m)^defaults$", f"defaults{own_errors}", no_errors)
+    rules = "".join(f"\n    {rule}" for rule in _frontend_rules())
+    return re.sub(rf"(?m)^{_FRONTEND}$", lambda _: _FRONTEND + rules, with_errors)
+
+
+def _frontend_rules() -> list[str]:
+    """Nothing tells what software answers, and what Ray says in plain text is said as JSON."""
+    rules = ["http-response del-header server"]
+    # The service itself notices clients that leave, for less than Ray's two tasks a request.
+    rules.append("http-request set-header x-request-disconnect-disabled ?1")
+    # Ray would tell anyone which applications it has.
+    rules.append(_return("http-request", 404) + " if { path -i /-/routes }")
+    for status in _ERRORS:
+        rules.append(
+            _return("http-response", status) + f" if {{ status {status} }} "
+            "!{ res.hdr(content-type) -m beg application/json }"
+        )
+    return rules
+
+
+def _return(when: str, status: int) -> str:
+    retry = ' hdr Retry-After "1"' if status == 503 else ""
+    return (
+        f"{when} return status {status} content-type application/json{retry} "
+        f"string '{_body(status)}'"
+    )
+
+
+def _body(status: int) -> str:
+    return json.dumps({"error": _ERRORS[status]}, separators=(",", ":"))
+
+
+def _error_file(status: int) -> str:
+    """A whole HTTP response, as `errorfile` takes it."""
+    retry = "Retry-After: 1\r\n" if status == 503 else ""
+    body = _body(status)
+    return (
+        f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: application/json\r\n{retry}"
+        f"Cache-Control: no-store\r\nContent-Length: {len(body)}\r\n\r\n{body}"
     )
 
 
@@ -87,14 +156,24 @@ def main(arguments: Sequence[str]) -> None:
     if "-f" in words:
         at = words.index("-f") + 1
         path = Path(words[at])
-        unavailable = path.with_name("503.http")
-        unavailable.write_bytes(_UNAVAILABLE.encode())
+        for status in _REASONS:
+            # Renamed into place: an older HAProxy may be reading its own now.
+            temporary = path.with_name(f"{status}.{os.getpid()}")
+            temporary.write_bytes(_error_file(status).encode())
+            temporary.replace(path.with_name(f"{status}.http"))
         # A file for each process: Ray may be writing the next one already.
         own = path.with_name(f"mended-{os.getpid()}.cfg")
-        own.write_text(mended(path.read_text(), str(unavailable)))
+        own.write_text(mended(path.read_text(), str(path.parent)))
         words[at] = str(own)
+        _end_with_parent()
     binary = _binary()
     os.execv(binary, [binary, *words])
+
+
+def _end_with_parent() -> None:
+    """A Ray that was killed can't stop HAProxy, which would hold the port for ever."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def _binary() -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -13,89 +15,133 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distributed_fmlp.errors import ClusterError, OptionError
 from distributed_fmlp.serving import haproxy
 
-_EXAMPLE = Path(__file__).parent / "page" / "silhouettes"
+if TYPE_CHECKING:
+    from distributed_fmlp.serving.engine import ServedModel
+
+PICTURE = Path(__file__).with_name("example.png")
+_LONGEST_TEMPORARY = 25  # Ray adds some 75 characters, and a socket's path holds 107
+_EVERY_ADDRESS = ("0.0.0.0", "::")
+_LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
 
 
 def serve_until_stopped(options: argparse.Namespace) -> int:
     """Deploy what `options` of the command line ask for; return when Ctrl-C or SIGTERM comes.
 
-    Raises `UserError` when it can't be deployed.
+    Raises `UserError` when it can't be deployed, `KeyboardInterrupt` when stopped before that.
     """
     started = time.monotonic()
-    _check_port(options.host, options.port)
-    with tempfile.TemporaryDirectory(prefix="fmlp-", dir=_short_directory()) as directory:
+    check_port(options.host, options.port)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with _temporary_directory() as directory:
         # What Ray reads at import is set before anything imports it.
-        from distributed_fmlp.sweep.ray_session import configure_environment
+        from distributed_fmlp.ray_session import configure_environment
 
         configure_environment(private=True)
         if not options.no_haproxy and haproxy.available():
-            haproxy.configure_environment(Path(directory), os.environ)
+            haproxy.configure_environment(directory, options.port, os.environ)
         from distributed_fmlp.serving.model import find_bundle, open_model
 
         bundle = find_bundle(options.bundle, Path(options.results))
         model = open_model(bundle).served
-        log = Path(directory) / "ray.log"
-        with _deployed(options, bundle, log) as ray_logs:
+        with _deployed(options, bundle, directory) as ray_logs:
+            stop = _stop_event()
             _say_hello(options, model, time.monotonic() - started, ray_logs)
-            _wait_for_signal()
+            while not stop.wait(0.5):
+                pass
             print("Stopping: requests under way are answered first.", flush=True)
     print("Stopped.", flush=True)
     return 0
 
 
-@contextlib.contextmanager
-def _deployed(options: argparse.Namespace, bundle: str, log: Path) -> Iterator[str]:
-    from distributed_fmlp.sweep.ray_session import diverted_output, ray_session
+def check_port(host: str, port: int) -> None:
+    """Raise `OptionError` unless this process could listen there now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.create_server((host, port), family=family):
+            pass
+    except OSError as error:
+        raise OptionError(
+            f"can't listen on {host}:{port} ({error.strerror}); choose another --port or --host, "
+            "or stop what listens there"
+        ) from error
 
+
+@contextlib.contextmanager
+def _temporary_directory() -> Iterator[Path]:
+    """For Ray's and HAProxy's files, logs included; kept when the service could not be deployed."""
+    # Unix sockets have short paths: not below a long TMPDIR.
+    parent = "/tmp" if len(tempfile.gettempdir()) > _LONGEST_TEMPORARY else None
+    directory = Path(tempfile.mkdtemp(prefix="fmlp-", dir=parent))
+    try:
+        yield directory
+    except ClusterError:
+        raise
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _deployed(options: argparse.Namespace, bundle: str, directory: Path) -> Iterator[str]:
+    """The service, answering; yields where Ray's logs are."""
+    from distributed_fmlp.ray_session import diverted_output, ray_session
+
+    log = directory / "ray.log"
     with contextlib.ExitStack() as stack:
         with diverted_output(log):
-            ray_logs = stack.enter_context(ray_session(None))
-            import ray
+            ray_logs = stack.enter_context(ray_session(None, directory))
             from ray import serve
 
-            from distributed_fmlp.serving.app import APP_NAME, build_app
-            from distributed_fmlp.serving.settings import ServiceArguments
-
-            arguments = ServiceArguments(
-                bundle=bundle,
-                results=options.results,
-                replicas=options.replicas,
-                cpus_per_replica=_cpus_per_replica(options.replicas),
-                max_batch_size=options.max_batch_size,
-                batch_wait_ms=options.batch_wait_ms,
-                max_queued=options.max_queued,
-                max_body_bytes=options.max_body_mib << 20,
-                token_file=options.token_file and str(Path(options.token_file).absolute()),
-            )
+            # Serve stops before Ray does, whatever happens.
+            stack.callback(_shut_down, log)
             serve.start(
                 proxy_location="HeadOnly",
                 http_options={"host": options.host, "port": options.port},
-                logging_config={"enable_access_log": False, "log_level": "WARNING"},
+                logging_config=_LOGGING,
             )
-            try:
-                serve.run(
-                    build_app(arguments),
-                    name=APP_NAME,
-                    route_prefix="/",
-                    logging_config={"enable_access_log": False, "log_level": "WARNING"},
-                )
-            except RuntimeError as error:
-                reason = _reason(APP_NAME) or str(error)
-                serve.shutdown()
-                raise ClusterError(
-                    f"the service can't be deployed: {reason}; Ray's logs are in {ray_logs}"
-                ) from error
-        try:
-            yield ray_logs
-        finally:
-            with diverted_output(log):
-                serve.shutdown()
-                del ray
-    # Leaving the stack ends the private Ray.
+            _deploy(options, bundle, ray_logs)
+        yield ray_logs
+
+
+def _shut_down(log: Path) -> None:
+    from ray import serve
+
+    from distributed_fmlp.ray_session import diverted_output
+
+    with diverted_output(log):
+        serve.shutdown()
+
+
+def _deploy(options: argparse.Namespace, bundle: str, ray_logs: str) -> None:
+    from ray import serve
+
+    from distributed_fmlp.serving.app import APP_NAME, build_app
+    from distributed_fmlp.serving.settings import ServiceArguments
+
+    arguments = ServiceArguments(
+        bundle=bundle,
+        results=options.results,
+        replicas=options.replicas,
+        cpus_per_replica=_cpus_per_replica(options.replicas),
+        max_batch_size=options.max_batch_size,
+        batch_wait_ms=options.batch_wait_ms,
+        max_queued=options.max_queued,
+        max_body_bytes=options.max_body_mib << 20,
+        token_file=options.token_file and str(Path(options.token_file).absolute()),
+    )
+    try:
+        serve.run(build_app(arguments), name=APP_NAME, route_prefix="/", logging_config=_LOGGING)
+    except RuntimeError as error:
+        reason = _reason(APP_NAME) or str(error)
+        raise ClusterError(
+            f"the service can't be deployed: {reason}; Ray's logs are in {ray_logs}"
+        ) from error
 
 
 def _cpus_per_replica(replicas: int) -> float:
@@ -112,47 +158,23 @@ def _reason(app_name: str) -> str | None:
     return lines[-1] if lines else None
 
 
-def _check_port(host: str, port: int) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.create_server((host, port), family=family):
-            pass
-    except OSError as error:
-        raise OptionError(
-            f"can't listen on {host}:{port} ({error.strerror}); choose another --port or --host, or "
-            "stop what listens there"
-        ) from error
-
-
-def _short_directory() -> str | None:
-    """Unix sockets have short paths: not below a long TMPDIR."""
-    return "/tmp" if len(tempfile.gettempdir()) > 40 else None
-
-
-def _say_hello(options: argparse.Namespace, model: object, seconds: float, ray_logs: str) -> None:
-    from distributed_fmlp.serving.engine import ServedModel
-
-    assert isinstance(model, ServedModel)
+def _say_hello(
+    options: argparse.Namespace, model: ServedModel, seconds: float, ray_logs: str
+) -> None:
     host = f"[{options.host}]" if ":" in options.host else options.host
-    url = f"http://{host}:{options.port}"
+    everywhere = options.host in _EVERY_ADDRESS
+    url = f"http://{'127.0.0.1' if everywhere else host}:{options.port}"
     print(
         f"Serving at {url} after {seconds:.1f} s (docs at {url}/docs)",
         f"Model {model.version}: learning rate {model.learning_rate:g}, seed {model.seed}, epoch "
         f"{model.epoch}; accuracy {100 * model.val_accuracy:.2f} % validation, "
         f"{100 * model.test_accuracy:.2f} % test ({model.dataset})",
         *(["NOT FASHION-MNIST: digits took its place."] if model.substituted else []),
-        f"Ray's logs {ray_logs}",
+        *(["Other machines reach it at every address of this one."] if everywhere else []),
+        f"Ray's logs {ray_logs} (gone when it stops)",
         "",
         "Try it:",
-        "  # raw pixels: 784 bytes",
-        f"  head -c 784 /dev/urandom | curl -s --data-binary @- -H 'Content-Type: "
-        f"application/octet-stream' {url}/predict",
-        "  # a picture",
-        f"  curl -s --data-binary @picture.png -H 'Content-Type: image/png' {url}/predict",
-        "  # Python",
-        f"  python -c \"import json, urllib.request as u; print(json.load(u.urlopen(u.Request("
-        f"'{url}/predict', json.dumps({{'instances': [[0] * 784]}}).encode(), "
-        f"{{'Content-Type': 'application/json'}}))))\"",
+        *(f"  {line}" for line in _examples(url, _token_words(options))),
         "",
         "Ctrl-C stops it.",
         sep="\n",
@@ -160,11 +182,45 @@ def _say_hello(options: argparse.Namespace, model: object, seconds: float, ray_l
     )
 
 
-def _wait_for_signal() -> None:
+def _token_words(options: argparse.Namespace) -> str | None:
+    """How a shell says the token, which itself is never printed; `None` without one."""
+    from distributed_fmlp.serving.settings import TOKEN_VARIABLE, read_token
+
+    if read_token(options.token_file) is None:
+        return None
+    if options.token_file is None:
+        return f"${TOKEN_VARIABLE}"
+    return f"$(cat {shlex.quote(str(Path(options.token_file).absolute()))})"
+
+
+def _examples(url: str, token: str | None) -> list[str]:
+    """Three requests for a shell: each has its comment above it."""
+    curl = "curl -s" if token is None else f'curl -s -H "Authorization: Bearer {token}"'
+    header = ""
+    before = ""
+    if token is not None:
+        before = f'FMLP_API_TOKEN="{token}" '
+        header = ", 'Authorization': 'Bearer ' + __import__('os').environ['FMLP_API_TOKEN']"
+    code = (
+        "import json, urllib.request as u; "
+        f"r = u.Request('{url}/predict', json.dumps({{'instances': [[0] * 784]}}).encode(), "
+        f"{{'Content-Type': 'application/json'{header}}}); print(json.load(u.urlopen(r)))"
+    )
+    return [
+        "# raw pixels: 784 bytes an image",
+        "head -c 784 /dev/urandom | "
+        f"{curl} --data-binary @- -H 'Content-Type: application/octet-stream' {url}/predict",
+        "# a picture",
+        f"{curl} --data-binary @{shlex.quote(str(PICTURE))} -H 'Content-Type: image/png' "
+        f"{url}/predict",
+        "# Python",
+        f'{before}{shlex.quote(sys.executable)} -c "{code}"',
+    ]
+
+
+def _stop_event() -> threading.Event:
+    """Set by the first Ctrl-C or SIGTERM; those that follow change nothing."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    while not stop.wait(0.5):
-        pass
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.stdout.flush()
+    return stop

@@ -42,6 +42,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self._by_request: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self._batches = Histogram(
             "fmlp_batch_images",
             "Images computed together.",
@@ -62,8 +63,15 @@ class Metrics:
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """One request answered; `route` must be one of a fixed few names, never a path as sent."""
-        self._requests.labels(route, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        key = route, status
+        if key not in self._by_request:  # looking labels up costs more than counting
+            self._by_request[key] = (
+                self._requests.labels(route, str(status)),
+                self._seconds.labels(route),
+            )
+        requests, latency = self._by_request[key]
+        requests.inc()
+        latency.observe(seconds)
 
     def predicted(self, model: ServedModel, labels: NDArray[np.int64]) -> None:
         """The labels, int64 `[N]`, that one model gave to one request's images."""

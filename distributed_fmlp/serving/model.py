@@ -106,7 +106,8 @@ def served_model(bundle: Bundle) -> ServedModel:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(
-            f"bundle {bundle.path} is refused: its manifest lacks {error}; make it again from its run"
+            f"bundle {bundle.path} is refused: its manifest lacks {error}; make it again from "
+            "its run"
         ) from error
 
 
@@ -149,8 +150,8 @@ def find_bundle(given: str | None, results: Path) -> str:
                 )
             return str((path / "bundle").absolute())
     raise BundleError(
-        f"{given} is neither a bundle nor a run, nor the name of one in {results}; name a directory "
-        "with manifest.json or run.json"
+        f"{given} is neither a bundle nor a run, nor the name of one in {results}; name a "
+        "directory with manifest.json or run.json"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -21,22 +22,25 @@ class Workers:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._most = threads + most_waiting
         self._taken = 0
+        self._lock = threading.Lock()
 
     async def run(self, work: Callable[[], T]) -> T:
         """The result of `work()`, done in a thread. `RequestError` 503 where too many wait."""
-        if self._taken >= self._most:
-            raise RequestError(503, "too many large bodies at once; try again in a moment")
-        self._taken += 1
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        with self._lock:
+            if self._taken >= self._most:
+                raise RequestError(503, "too many large bodies at once; try again in a moment")
+            self._taken += 1
+        done = self._threads.submit(work)
         # counted until the thread is done with it, even if nobody waits for it any more
-        future.add_done_callback(self._give_back)
-        return await future
+        done.add_done_callback(self._give_back)
+        return await asyncio.wrap_future(done)
 
     def stop(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _give_back(self, _: object) -> None:
-        self._taken -= 1
+        with self._lock:
+            self._taken -= 1
 
 
 async def unless_client_leaves(request: Request, work: Awaitable[T]) -> T:

@@ -7,19 +7,20 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import ray
 import torch
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from distributed_fmlp.errors import BundleError, DataError
-from distributed_fmlp.serving.accuracy import accuracy, test_set_on_disk
+from distributed_fmlp.serving.accuracy import check_not_worse
+from distributed_fmlp.serving.batching import Part, Work, compute_batch
 from distributed_fmlp.serving.coordinator import Orders, Outcome, Pinned, Report, status_of
 from distributed_fmlp.serving.engine import (
     Answer,
@@ -29,33 +30,25 @@ from distributed_fmlp.serving.engine import (
     ServiceStatus,
 )
 from distributed_fmlp.serving.errors import RequestError
+from distributed_fmlp.serving.gathering import Gatherer
 from distributed_fmlp.serving.http import HttpService, HttpSettings
 from distributed_fmlp.serving.limits import Limits
 from distributed_fmlp.serving.metrics import Metrics, merge
 from distributed_fmlp.serving.model import InferenceModel, open_model
+from distributed_fmlp.serving.node_address import keep_replica_to_node_address
 from distributed_fmlp.serving.settings import ServiceArguments, read_token
 
 logger = logging.getLogger(__name__)
 _CHUNKS_AT_ONCE = 2  # of one big request, so that small ones get their turn between them
 _RETRY_SECONDS = 1.0
-
-
-@dataclass(eq=False)
-class Work:
-    """Some images of one request, for the model that the request began with."""
-
-    model: InferenceModel
-    images: Images
-    deadline: float  # on time.monotonic's clock
-
-
-Part = tuple[Any, Any] | RequestError
+_METRICS_SECONDS = 2.0  # what the other replicas counted may be missing, its own never is
 
 
 class Replica:
     """The deployment's class; implements `Engine` for the HTTP side."""
 
     async def __init__(self, arguments: dict[str, Any], coordinator: Any) -> None:
+        keep_replica_to_node_address()
         self._settings = ServiceArguments(**arguments)
         self._coordinator = coordinator
         self._name = serve.get_replica_context().replica_id.unique_id
@@ -67,12 +60,16 @@ class Replica:
         self._queued = 0
         self._prepared: tuple[str, InferenceModel | None, str | None] | None = None
         self._infer.set_max_batch_size(self._settings.max_batch_size)
-        self._infer.set_batch_wait_timeout_s(0.0)
+        self._gather = Gatherer(
+            self._infer, self._settings.max_batch_size, self._settings.batch_wait_ms / 1000
+        )
         self._orders: Orders = await coordinator.current.remote()
         self._model = await self._load(self._orders.current)
+        # What is served may have changed while it was loaded.
+        await self._carry_out(await coordinator.current.remote())
         self._follower = asyncio.get_running_loop().create_task(self._follow())
 
-    def __serve_build_asgi_app__(self) -> HttpService:  # noqa: PLW3201
+    def __serve_build_asgi_app__(self) -> HttpService:
         settings = self._settings
         return HttpService(
             self,
@@ -97,12 +94,12 @@ class Replica:
             raise self._busy("over capacity")
         model = self._model  # one model for the whole request, whatever is promoted meanwhile
         self._queued += 1
-        self._adapt_wait()
+        self._metrics.queue(self._queued)
         try:
             parts = await self._compute_parts(model, images)
         finally:
             self._queued -= 1
-            self._adapt_wait()
+            self._metrics.queue(self._queued)
         probabilities = [part[0] for part in parts]
         labels = [part[1] for part in parts]
         if len(parts) > 1:
@@ -117,19 +114,18 @@ class Replica:
                 self._loading, open_model, request.bundle, self._device
             )
             await loop.run_in_executor(
-                self._loading, _compare, self._model, candidate, request
+                self._loading, check_not_worse, self._model, candidate, request
             )
         except (BundleError, DataError) as error:
             raise RequestError(422, str(error)) from error
         pinned = Pinned(request.bundle, candidate.served.sha256)
-        outcome: Outcome = await self._coordinator.promote.remote(pinned)
-        return await self._after(outcome)
+        return await self._after(await self._ask(self._coordinator.promote, pinned))
 
     async def rollback(self) -> ServiceStatus:
-        return await self._after(await self._coordinator.rollback.remote())
+        return await self._after(await self._ask(self._coordinator.rollback))
 
     async def status(self) -> ServiceStatus:
-        reports: list[Report] = await self._coordinator.replicas.remote()
+        reports: list[Report] = await self._ask(self._coordinator.replicas)
         history = self._orders.history
         return ServiceStatus(
             model=self._model.served,
@@ -139,7 +135,10 @@ class Replica:
         )
 
     async def metrics(self) -> bytes:
-        reports: list[Report] = await self._coordinator.replicas.remote()
+        reports: list[Report] = []
+        with contextlib.suppress(RequestError, TimeoutError):
+            async with asyncio.timeout(_METRICS_SECONDS):
+                reports = await self._ask(self._coordinator.replicas)
         families = {report.replica: report.metrics for report in reports if report.metrics}
         families[self._name] = self._metrics.families()  # its own are newer
         return merge(families)
@@ -164,7 +163,7 @@ class Replica:
         deadline = time.monotonic() + self._settings.deadline_s
         size = self._settings.max_batch_size
         if len(images) <= size:
-            return [self._checked(await self._infer(Work(model, images, deadline)))]
+            return [await self._part(Work(model, images, deadline))]
         works = [
             Work(model, images[start : start + size], deadline)
             for start in range(0, len(images), size)
@@ -173,7 +172,7 @@ class Replica:
 
         async def compute(work: Work) -> Any:
             async with turn:
-                return self._checked(await self._infer(work))
+                return await self._part(work)
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(compute(work)) for work in works]
@@ -182,17 +181,27 @@ class Replica:
     @serve.batch(  # type: ignore[untyped-decorator]
         max_batch_size=128,
         batch_wait_timeout_s=0.0,
-        batch_size_fn=lambda works: sum(len(work.images) for work in works),
+        batch_size_fn=lambda batches: sum(len(work.images) for works in batches for work in works),
     )
-    async def _infer(self, works: list[Work]) -> list[Part]:
-        """A batch over requests; sizes and waits are set when the replica starts, and live."""
+    async def _infer(self, batches: list[list[Work]]) -> list[list[Part]]:
+        """Batches gathered over requests, computed together; their size is set live."""
+        works = [work for batch in batches for work in batch]
         self._metrics.batch(sum(len(work.images) for work in works))
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._compute, compute_batch, works)
+        parts = iter(await loop.run_in_executor(self._compute, compute_batch, works))
+        return [list(islice(parts, len(batch))) for batch in batches]
 
-    def _checked(self, part: Part) -> Any:
+    async def _part(self, work: Work) -> Any:
+        """The answer to one work. `RequestError` 503 when it waited too long."""
+        try:
+            part = await self._gather(work)
+        except asyncio.CancelledError:
+            work.abandoned = True
+            raise
         if isinstance(part, RequestError):
             raise self._busy(part.message)
+        if isinstance(part, Exception):
+            raise RuntimeError("the model failed") from part
         return part
 
     def _busy(self, why: str) -> RequestError:
@@ -201,16 +210,10 @@ class Replica:
             503, f"{why}; try again in {seconds} s", headers={"Retry-After": str(seconds)}
         )
 
-    def _adapt_wait(self) -> None:
-        """A lone request gains nothing from waiting; with others under way a fuller batch does."""
-        self._metrics.queue(self._queued)
-        wait = self._settings.batch_wait_ms / 1000 if self._queued > 1 else 0.0
-        self._infer.set_batch_wait_timeout_s(wait)
-
     # Following
 
     async def _follow(self) -> None:
-        """Report to the coordinator and carry out what it orders, for as long as the replica lives."""
+        """Report to the coordinator and carry out its orders, as long as the replica lives."""
         while True:
             try:
                 orders: Orders = await self._coordinator.report.remote(self._report())
@@ -266,58 +269,25 @@ class Replica:
             )
         return model
 
+    async def _ask(self, method: Any, *arguments: Any) -> Any:
+        """A call of the coordinator. `RequestError` 503 when it is lost meanwhile."""
+        try:
+            return await method.remote(*arguments)
+        except (RayError, RayServeException) as error:
+            logger.warning("the coordinator was lost: %r", error)
+            raise RequestError(
+                503, "the replicas' coordinator was lost; ask for the status, then try again"
+            ) from error
+
     async def _after(self, outcome: Outcome) -> ServiceStatus:
         if outcome.refusal is not None:
             raise RequestError(outcome.status, outcome.refusal)
         # This replica may hear of the change after the coordinator has told it all.
-        orders: Orders = await self._coordinator.current.remote()
+        orders: Orders = await self._ask(self._coordinator.current)
         until = time.monotonic() + 5
         while self._orders.generation < orders.generation and time.monotonic() < until:
             await asyncio.sleep(0.01)
         return await self.status()
-
-
-def compute_batch(works: Sequence[Work]) -> list[Part]:
-    """Answer a batch, computing the works of one model and dtype together.
-
-    A work past its deadline is not computed; a failure stays with the works it was computed with.
-    """
-    parts: list[Part | None] = [None] * len(works)
-    groups: dict[tuple[int, str], list[int]] = {}
-    now = time.monotonic()
-    for index, work in enumerate(works):
-        if work.deadline < now:
-            parts[index] = RequestError(503, "the request waited too long")
-        else:
-            groups.setdefault((id(work.model), work.images.dtype.char), []).append(index)
-    for indices in groups.values():
-        images = [works[index].images for index in indices]
-        together = images[0] if len(images) == 1 else np.concatenate(images)
-        probabilities, labels = works[indices[0]].model(together)
-        start = 0
-        for index, own in zip(indices, images, strict=True):
-            stop = start + len(own)
-            parts[index] = (probabilities[start:stop], labels[start:stop])
-            start = stop
-    return [part for part in parts if part is not None]
-
-
-def _compare(served: InferenceModel, candidate: InferenceModel, request: PromotionRequest) -> None:
-    """Refuse a candidate that is less accurate than allowed, where the test data is on disk.
-
-    Raises `BundleError`.
-    """
-    data_dir = None if request.data_dir is None else Path(request.data_dir)
-    test_set = test_set_on_disk(served.served.dataset, served.served.dataset_sha256, data_dir)
-    if test_set is None:
-        return
-    was, new = accuracy(served, *test_set), accuracy(candidate, *test_set)
-    if new < was - request.allowed_accuracy_drop - 1e-12:
-        raise BundleError(
-            f"the bundle is refused: its test accuracy is {100 * new:.2f} %, the served model's "
-            f"{100 * was:.2f} %, and a drop of {100 * request.allowed_accuracy_drop:.2f} points is "
-            "allowed; allow more, or promote another"
-        )
 
 
 def _assigned_device() -> torch.device:
@@ -325,5 +295,3 @@ def _assigned_device() -> torch.device:
     if ray.get_runtime_context().get_accelerator_ids().get("GPU") and torch.cuda.is_available():
         return torch.device("cuda", 0)
     return torch.device("cpu")
-
-

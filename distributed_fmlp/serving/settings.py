@@ -16,20 +16,32 @@ class ServiceArguments(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    bundle: str | None = Field(None, description="bundle, run or run's name; None: the newest run's")
-    results: str = Field("results", description="where runs are looked for")
-    replicas: int = Field(1, ge=1, description="replicas, unless `deployments` sets autoscaling")
-    cpus_per_replica: float = Field(1, ge=0)
-    gpus_per_replica: float = Field(0, ge=0)
-    max_batch_size: int = Field(128, ge=1, le=16384, description="images computed at once")
-    batch_wait_ms: float = Field(2.0, ge=0, le=1000, description="longest wait for a batch to fill")
-    max_queued: int = Field(512, ge=1, description="requests a replica holds before it says 503")
-    max_images: int = Field(16384, ge=1, description="images of one request")
-    max_body_bytes: int = Field(16 << 20, ge=1024)
-    deadline_s: float = Field(10.0, gt=0, description="a request older than this is not computed")
-    retry_after_s: int = Field(1, ge=1, description="what a 503 tells clients to wait")
-    token_file: str | None = Field(None, description=f"file with the token, else {TOKEN_VARIABLE}")
-    allowed_hosts: tuple[str, ...] = Field((), description="hosts that /admin answers to, besides "
+    bundle: str | None = Field(
+        default=None, description="bundle, run or run's name; None: the newest run's"
+    )
+    results: str = Field(default="results", description="where runs are looked for")
+    replicas: int = Field(
+        default=1, ge=1, description="replicas, unless `deployments` sets autoscaling"
+    )
+    cpus_per_replica: float = Field(default=1, ge=0)
+    gpus_per_replica: float = Field(default=0, ge=0)
+    max_batch_size: int = Field(default=128, ge=1, le=16384, description="images computed at once")
+    batch_wait_ms: float = Field(
+        default=2.0, ge=0, le=1000, description="longest wait for a batch to fill"
+    )
+    max_queued: int = Field(
+        default=512, ge=1, description="requests a replica holds before it says 503"
+    )
+    max_images: int = Field(default=16384, ge=1, description="images of one request")
+    max_body_bytes: int = Field(default=16 << 20, ge=1024)
+    deadline_s: float = Field(
+        default=10.0, gt=0, description="a request older than this is not computed"
+    )
+    retry_after_s: int = Field(default=1, ge=1, description="what a 503 tells clients to wait")
+    token_file: str | None = Field(
+        default=None, description=f"file with the token, else {TOKEN_VARIABLE}"
+    )
+    allowed_hosts: tuple[str, ...] = Field(default=(), description="hosts that /admin answers to, besides "
                                            "loopback, when there is no token")  # fmt: skip
 
 

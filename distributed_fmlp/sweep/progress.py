@@ -7,14 +7,26 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Protocol, TextIO
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from distributed_fmlp.records import EpochRecord, TrialRecord, best_epoch
 
-_STALLED = "waiting"
+_WAITING = "soon"
+_WIDE = 100  # columns of a terminal that has room for long bars
+_HEADINGS = (
+    "train\nloss",
+    "train\nacc %",
+    "train\nF1",
+    "val.\nloss",
+    "val.\nacc %",
+    "val.\nF1",
+    "best\n@epoch",
+    "time\nleft",
+)
 
 
 class Progress(Protocol):
@@ -104,31 +116,37 @@ class _LiveTable:
         if self.console is not None:
             self.console.print(f"{_title(trial)}  {text}", highlight=False, markup=False)
 
-    def __rich__(self) -> Table:
-        table = Table(caption=self._caption(), caption_justify="left", pad_edge=False)
-        for heading in ("learning rate", "seed"):
-            table.add_column(heading, justify="right")
-        table.add_column("epoch", min_width=14)
-        for heading in ("train loss", "acc. %", "F1", "val. loss", "acc. %", "F1", "best", "left"):
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = options.max_width >= _WIDE
+        table = Table(
+            box=box.SIMPLE_HEAD if wide else None,
+            caption=self._caption(),
+            caption_justify="left",
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+        )
+        for heading in ("\nlr", "\nseed", "\nepoch"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for heading in _HEADINGS:
             table.add_column(heading, justify="right", no_wrap=True)
         for trial in list(self._trials.values()):
-            table.add_row(*self._cells(trial))
-        return table
+            table.add_row(*self._cells(trial, bar_width=20 if wide else 3))
+        yield table
 
-    def _cells(self, trial: TrialRecord) -> list[str | Table]:
+    def _cells(self, trial: TrialRecord, bar_width: int) -> list[str | Table]:
         done = len(trial.epochs)
         bar = Table.grid(padding=(0, 1))
-        bar.add_row(f"{done:>2}/{self._epochs}", ProgressBar(self._epochs, done, width=12))
+        bar.add_row(f"{done:>2}/{self._epochs}", ProgressBar(self._epochs, done, width=bar_width))
         head: list[str | Table] = [f"{trial.learning_rate:g}", str(trial.seed), bar]
         best = best_epoch(trial.epochs)
         if best is None:
-            return [*head, *["-"] * 7, trial.status if trial.status == "failed" else _STALLED]
-        return [*head, *_figures(trial.epochs[-1]), f"{100 * best.val_accuracy:.2f} @ {best.epoch}",
-                self._left(trial)]  # fmt: skip
+            return [*head, *["-"] * 7, trial.status if trial.status == "failed" else _WAITING]
+        marked = f"{100 * best.val_accuracy:.2f}@{best.epoch}"
+        return [*head, *_figures(trial.epochs[-1]), marked, self._left(trial)]
 
     def _left(self, trial: TrialRecord) -> str:
         if trial.status in ("finished", "failed"):
-            return trial.status
+            return "done" if trial.status == "finished" else "failed"
         missing = self._epochs - len(trial.epochs)
         return _clock(missing * trial.epochs[-1].seconds) if missing else "testing"
 

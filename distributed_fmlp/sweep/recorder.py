@@ -14,6 +14,8 @@ from distributed_fmlp.records import EpochRecord, TrialRecord, best_epoch
 from distributed_fmlp.run_directory import save_trial
 from distributed_fmlp.sweep.progress import Progress
 
+_LONGEST_REASON = 200
+
 logger = logging.getLogger(__name__)
 
 
@@ -88,6 +90,15 @@ class Recorder(tune.Callback):
             self._keep(record, status="finished")
             self._progress.ended(self.records[record.trial_id])
 
+    def end_all(self, reason: str) -> None:
+        """Tune itself has failed: what it had not finished has failed for good with it."""
+        for record in list(self.records.values()):
+            if record.status not in ("finished", "failed"):
+                self._keep(record, status="failed", reason=reason)
+                failed = self.records[record.trial_id]
+                self._progress.ended(failed)
+                self._progress.note(failed, f"failed for good: {reason}")
+
     def _keep(self, record: TrialRecord, **changes: Any) -> None:
         changed = dataclasses.replace(record, **changes)
         self.records[record.trial_id] = changed
@@ -102,12 +113,15 @@ class Recorder(tune.Callback):
 
 def reason_of(trial: Any) -> str:
     """Why a Tune trial failed, in one line."""
-    error = trial.get_error()
-    if error is None:
+    try:
+        # Tune's own get_error() looks where the file is copied to later.
+        text = Path(trial.error_file).read_text(errors="replace")
+    except (OSError, TypeError):
         return "no reason known"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    named = [line for line in lines if not line.startswith(("File ", "^", "ray::", "Traceback"))]
-    return (named or lines or [type(error).__name__])[-1][:300]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return "no reason known"
+    return f"{lines[-1][:_LONGEST_REASON]}..." if len(lines[-1]) > _LONGEST_REASON else lines[-1]
 
 
 def _id(trial: Any) -> str:

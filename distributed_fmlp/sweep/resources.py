@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from distributed_fmlp.errors import ClusterError, OptionError
 
@@ -28,6 +29,18 @@ class Plan:
     cpus_per_trial: int
     gpus_per_trial: float
     at_once: int
+
+
+def living_nodes() -> list[Node]:
+    """The living nodes of the connected Ray."""
+    import ray
+
+    list_nodes: Any = ray.nodes
+    return [
+        Node(cpus=int(node["Resources"].get("CPU", 0)), gpus=float(node["Resources"].get("GPU", 0)))
+        for node in list_nodes()
+        if node["Alive"]
+    ]
 
 
 def plan(

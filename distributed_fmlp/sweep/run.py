@@ -16,6 +16,7 @@ import filelock
 from distributed_fmlp import provenance
 from distributed_fmlp.errors import RunError, StorageError
 from distributed_fmlp.options import Request, resumed_options
+from distributed_fmlp.ray_session import diverted_output, ray_session
 from distributed_fmlp.run_directory import load_run
 from distributed_fmlp.sweep import closing, resources
 from distributed_fmlp.sweep.checkpoints import attempts
@@ -28,7 +29,6 @@ from distributed_fmlp.sweep.job import (
 )
 from distributed_fmlp.sweep.outcome import known_trials
 from distributed_fmlp.sweep.progress import show_progress
-from distributed_fmlp.sweep.ray_session import diverted_output, nodes, ray_session
 from distributed_fmlp.sweep.tuning import tune_trials
 
 
@@ -37,7 +37,7 @@ def run_sweep(request: Request) -> int:
 
     Raises `UserError` when something given can't be used; a new run leaves nothing behind then.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _stop_on_sigterm()
     results = Path(request.options.results).expanduser()
     if request.resume is None:
         sweep = new_sweep(request.options)
@@ -52,6 +52,11 @@ def run_sweep(request: Request) -> int:
         sweep = resumed_sweep(run, options)
     with _run_directory(sweep.path, new=request.resume is None) as directory:
         return _attempt(sweep, directory, new=request.resume is None)
+
+
+def _stop_on_sigterm() -> None:
+    """Let SIGTERM stop a sweep as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 class _RunDirectory:
@@ -123,6 +128,7 @@ def _attempt(sweep: Sweep, directory: _RunDirectory, *, new: bool) -> int:
 def _train(sweep: Sweep, directory: _RunDirectory, out: TextIO, log: Path) -> None:
     options = sweep.options
     with ray_session(options.address) as ray_logs:
+        _stop_on_sigterm()  # Ray has put its own handler there
         plan = _plan(sweep)
         directory.begun = True
         sweep.info["status"] = "running"
@@ -146,7 +152,7 @@ def _plan(sweep: Sweep) -> resources.Plan:
     options = sweep.options
     was = sweep.info.get("resources", {})
     plan = resources.plan(
-        nodes(),
+        resources.living_nodes(),
         len(sweep.trials),
         cpus_per_trial=was.get("cpus_per_trial", options.cpus_per_trial),
         gpus_per_trial=was.get("gpus_per_trial", options.gpus_per_trial),

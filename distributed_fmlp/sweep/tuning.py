@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,8 @@ from distributed_fmlp.sweep.progress import Progress
 from distributed_fmlp.sweep.recorder import Recorder
 from distributed_fmlp.sweep.resources import Plan
 from distributed_fmlp.sweep.trainable import TrialTask, train_trial
+
+logger = logging.getLogger(__name__)
 
 
 def tune_trials(sweep: Sweep, plan: Plan, progress: Progress) -> None:
@@ -57,6 +60,10 @@ def tune_trials(sweep: Sweep, plan: Plan, progress: Progress) -> None:
     )
     try:
         tuner.fit()
+    except Exception as error:
+        # A full disk, say, can end Tune in many ways; whatever is checkpointed is kept.
+        logger.exception("Tune failed")
+        recorder.end_all(f"Tune failed, see logs/ray.log: {type(error).__name__}: {error}"[:300])
     finally:
         sweep.trials = [recorder.records.get(trial.trial_id, trial) for trial in sweep.trials]
 

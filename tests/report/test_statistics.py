@@ -18,6 +18,8 @@ from distributed_fmlp.report.statistics import (
     estimate,
     holm,
     images_in_words,
+    independent_difference,
+    interval_in_words,
     mcnemar,
     p_in_words,
     paired_difference,
@@ -54,6 +56,29 @@ def test_one_accuracy_on_ten_thousand_images_is_uncertain_by_six_tenths_of_a_poi
         z = abs(0.9047 - end) / math.sqrt(end * (1 - end) / 10_000)
         assert z == pytest.approx(1.959964, abs=1e-6)
     assert (interval.high - interval.low) / 2 == pytest.approx(0.00576, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "low", "high"),
+    [
+        # R. G. Newcombe, Statistics in Medicine 17 (1998) 873, table II, method 10.
+        ((56, 70), (48, 80), 0.0524, 0.3339),
+        ((9, 10), (3, 10), 0.1705, 0.8090),
+        ((6, 7), (2, 7), 0.0582, 0.8062),
+        ((5, 56), (0, 29), -0.0381, 0.1926),
+        ((10, 10), (0, 20), 0.6791, 1.0000),
+    ],
+)
+def test_the_interval_of_a_difference_of_two_runs_is_newcombes(
+    first: tuple[int, int], second: tuple[int, int], low: float, high: float
+) -> None:
+    interval = independent_difference(
+        first[0] / first[1],
+        wilson_interval(*first),
+        second[0] / second[1],
+        wilson_interval(*second),
+    )
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=6e-5)
 
 
 def test_an_interval_of_no_images_is_refused() -> None:
@@ -191,6 +216,16 @@ def test_wilsons_interval_covers_the_truth_95_times_in_100(truth: float, n: int)
     assert covered / 1500 == pytest.approx(0.95, abs=0.023)
 
 
+def test_the_interval_of_a_difference_of_two_runs_covers_the_truth_95_times_in_100() -> None:
+    draw = np.random.default_rng(5)
+    covered, n = 0, 10_000
+    for one, two in zip(draw.binomial(n, 0.9, 1500), draw.binomial(n, 0.897, 1500), strict=True):
+        intervals = wilson_interval(int(one), n), wilson_interval(int(two), n)
+        difference = independent_difference(one / n, intervals[0], two / n, intervals[1])
+        covered += difference.low <= 0.003 <= difference.high
+    assert covered / 1500 == pytest.approx(0.95, abs=0.023)
+
+
 def test_equal_models_are_told_apart_on_images_no_more_than_5_times_in_100() -> None:
     draw = np.random.default_rng(3)
     label = np.zeros(2000, np.uint8)
@@ -238,6 +273,12 @@ def test_images_in_words() -> None:
     assert images_in_words(ImageTest(100, 30, 10, 0.002), 0.01) == "better: 30 images against 10"
     assert images_in_words(ImageTest(100, 10, 30, 0.002), 0.01) == "worse: 10 images against 30"
     assert images_in_words(ImageTest(100, 30, 10, 0.002), 0.2) == "can't be told apart"
+
+
+def test_an_interval_in_words() -> None:
+    assert interval_in_words(Interval(-0.2, 0.4)) == "can't be told apart"
+    assert interval_in_words(Interval(0.3, 0.72)) == "better by 0.3 to 0.7 points"
+    assert interval_in_words(Interval(-1.67, -0.01)) == "worse by 0.01 to 1.67 points"
 
 
 def test_a_printed_p_value_is_never_a_false_zero() -> None:

@@ -175,9 +175,20 @@ VALID: dict[tuple[str, str], st.SearchStrategy[Any]] = {
 
 
 @pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    with listening(service(StandInEngine())) as port:
+def engine() -> StandInEngine:
+    return StandInEngine()
+
+
+@pytest.fixture(scope="module")
+def port(engine: StandInEngine) -> Iterator[int]:
+    with listening(service(engine)) as port:
         yield port
+
+
+@pytest.fixture(autouse=True)
+def nothing_promoted(engine: StandInEngine) -> None:
+    """Generated orders are carried out; the next test begins with the first model again."""
+    engine.served, engine.before = MODEL, None
 
 
 @pytest.fixture(scope="module")

@@ -101,9 +101,8 @@ def test_a_read_only_storage_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("uri", ["nosuch://bucket/path", "s3://", "s3://?x", "://"])
 def test_a_uri_of_no_known_kind_is_refused_in_one_line(uri: str, tmp_path: Path) -> None:
-    with pytest.raises(StorageError) as caught:
+    with pytest.raises(StorageError, match=r"^--storage \S*:// ?\S* ?can't be used") as caught:
         open_storage(uri, tmp_path, "run")
-    assert f"--storage {uri.partition('://')[0]}://" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

