@@ -393,8 +393,10 @@ class Load:
         self.answers[version] = self.answers.get(version, 0) + 1
         told = reply.json["model"]["version"]
         wanted = self.expected.get(version)
-        if wanted is None or told != version or not np.allclose(
-            reply.probabilities[0], wanted[row], atol=PROBABILITY_TOLERANCE
+        if (
+            wanted is None
+            or told != version
+            or not np.allclose(reply.probabilities[0], wanted[row], atol=PROBABILITY_TOLERANCE)
         ):
             self.mixed.append(f"{version} (body {told}): {reply.probabilities[0]}")
 

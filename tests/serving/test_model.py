@@ -75,9 +75,7 @@ def test_folding_leaves_linear_layers_alone_and_no_trace_in_the_model(bundle: Bu
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_a_fold_that_goes_wrong_is_refused(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fold_that_goes_wrong_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     def unfolded(network: Any) -> list[torch.nn.Linear]:
         return [*(block[0] for block in network.hidden), network.output]
 
@@ -104,7 +102,9 @@ def test_images_are_left_as_they_were_and_may_be_read_only(
     assert np.array_equal(pixels, kept)
     pixels.flags.writeable = False
     assert np.array_equal(model(pixels)[0], expected)
-    assert np.array_equal(model(np.frombuffer(pixels.tobytes(), kind).reshape(16, 784))[0], expected)
+    assert np.array_equal(
+        model(np.frombuffer(pixels.tobytes(), kind).reshape(16, 784))[0], expected
+    )
     assert not recwarn.list
 
 

@@ -1,0 +1,232 @@
+"""The command line of the service: what can't be used is one line, exit status 2, and nothing left."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from distributed_fmlp import serve
+from tests.serving.conftest import Bundles
+from tests.serving.running_service import environment, free_port
+from tests.synthetic_run import make_run
+
+TOKEN = "correct-horse-battery-staple"
+
+
+class Desk:
+    """A working directory, HOME and TMPDIR of a command's own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.cwd = path / "work"
+        self.temporary = path / "tmp"
+        for each in (self.cwd, self.temporary):
+            each.mkdir()
+
+    def run(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        env = environment(self.path / "home", TMPDIR=str(self.temporary), **environ)
+        return subprocess.run(
+            [sys.executable, "-m", "distributed_fmlp.serve", *words],
+            cwd=self.cwd,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    def refused(self, *words: str, **environ: str) -> str:
+        """The one line of an unusable command, which leaves nothing behind."""
+        before = set(Path("/tmp").glob("fmlp-*"))
+        done = self.run(*words, **environ)
+        lines = done.stderr.splitlines()
+        assert (done.returncode, done.stdout, len(lines)) == (2, "", 1), done
+        assert lines[0].startswith("error: ")
+        assert list(self.temporary.iterdir()) == []
+        mine = [
+            each for each in set(Path("/tmp").glob("fmlp-*")) - before if "cli-test" in str(each)
+        ]
+        assert not mine and not (self.path / "home").exists()
+        assert TOKEN not in lines[0]
+        return lines[0]
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def test_a_port_in_use_is_named_and_another_is_asked_for(desk: Desk, bundles: Bundles) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        said = desk.refused(str(bundles.first), "--port", str(port))
+    assert f"127.0.0.1:{port}" in said and "another --port" in said
+
+
+def test_an_address_that_is_none_of_this_machines_is_refused(desk: Desk, bundles: Bundles) -> None:
+    words = (str(bundles.first), "--host", "192.0.2.1", "--insecure", "--port", str(free_port()))
+    assert "can't listen on 192.0.2.1" in desk.refused(*words)
+
+
+def test_without_any_run_there_is_nothing_to_serve(desk: Desk) -> None:
+    assert "nothing to serve" in desk.refused("--port", str(free_port()))
+
+
+def test_an_unknown_name_and_a_run_without_a_bundle_are_refused(desk: Desk) -> None:
+    port = str(free_port())
+    assert "neither a bundle nor a run" in desk.refused("unknown", "--port", port)
+    make_run(desk.cwd / "results" / "unfinished", rates=(0.001,), epochs=2, images=20)
+    assert "has no bundle yet" in desk.refused("unfinished", "--port", port)
+
+
+def flip_a_byte(bundle: Path) -> None:
+    file = bundle / "weights.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(content)
+
+
+def cut_the_manifest(bundle: Path) -> None:
+    file = bundle / "manifest.json"
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+@pytest.mark.parametrize("damage", [flip_a_byte, cut_the_manifest])
+def test_a_damaged_bundle_is_refused(
+    desk: Desk, bundles: Bundles, damage: Callable[[Path], None]
+) -> None:
+    copy = desk.path / "copy"
+    shutil.copytree(bundles.first, copy)
+    damage(copy)
+    said = desk.refused(str(copy), "--port", str(free_port()))
+    assert "damaged" in said or "not JSON" in said or "SHA-256" in said
+
+
+def test_beyond_loopback_a_token_or_a_clear_word_is_needed(desk: Desk, bundles: Bundles) -> None:
+    for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
+        assert "--insecure" in desk.refused(str(bundles.first), "--host", host)
+
+
+def test_loopback_in_all_its_forms_needs_no_token() -> None:
+    for host in ("127.0.0.1", "127.0.0.2", "::1", "localhost"):
+        assert serve._is_loopback(host)
+    for host in ("0.0.0.0", "::", "", "10.0.0.1", "localhost.example.org"):
+        assert not serve._is_loopback(host)
+
+
+@pytest.mark.parametrize("token", ["short", "with a space and long enough", "ünsäglich-" * 3])
+def test_a_token_that_can_not_be_used_is_refused_and_never_shown(
+    desk: Desk, bundles: Bundles, token: str
+) -> None:
+    said = desk.refused(str(bundles.first), FMLP_API_TOKEN=token)
+    assert "token is not usable" in said and token not in said
+
+
+def test_a_token_file_that_can_not_be_read_is_refused(desk: Desk, bundles: Bundles) -> None:
+    binary = desk.path / "binary"
+    binary.write_bytes(b"\xff\xfe" * 20)
+    empty = desk.path / "empty"
+    empty.write_text("")
+    for file in (desk.path / "missing", desk.path, binary):
+        assert "can't be read" in desk.refused(str(bundles.first), "--token-file", str(file))
+    # An empty file is no reason to serve without a token.
+    assert "not usable" in desk.refused(str(bundles.first), "--token-file", str(empty))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--port", "0"),
+        ("--port", "65536"),
+        ("--port", "http"),
+        ("--replicas", "0"),
+        ("--max-batch-size", "-1"),
+        ("--max-queued", "many"),
+        ("--max-body-mib", "0.5"),
+        ("--batch-wait-ms", "-1"),
+        ("--batch-wait-ms", "nan"),
+        ("--batch-wait-ms", "inf"),
+        ("--token", TOKEN),
+        ("--unknown",),
+        ("one", "two"),
+        ("promote",),
+        ("promote", "x", "--allowed-accuracy-drop", "-1"),
+        ("promote", "x", "--allowed-accuracy-drop", "nan"),
+        ("status", "--port", "1"),
+    ],
+)
+def test_an_unusable_command_line_is_one_line_and_exit_2(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert serve.main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_help_answers_at_once_and_without_ray_or_torch() -> None:
+    code = (
+        "import sys; from distributed_fmlp import serve\n"
+        "for words in (['--help'], ['promote', '--help']):\n"
+        "    try: serve.main(words)\n"
+        "    except SystemExit as done: assert not done.code\n"
+        "sys.exit(', '.join({'ray', 'torch', 'numpy', 'pydantic'} & set(sys.modules)) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- to a running service that isn't one
+
+
+@pytest.mark.parametrize("command", ["status", "rollback", "promote"])
+def test_nothing_that_listens_is_one_line(
+    command: str, bundles: Bundles, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [command, *([str(bundles.first)] if command == "promote" else [])]
+    assert serve.main([*words, "--url", f"http://127.0.0.1:{free_port()}"]) == 2
+    assert "no service answers at" in capsys.readouterr().err
+
+
+@pytest.fixture
+def another_server(tmp_path: Path) -> Iterator[str]:
+    class Quiet(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>hello")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_another_server_is_told_from_the_service(
+    another_server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert serve.main(["status", "--url", another_server]) == 2
+    assert "is not this service" in capsys.readouterr().err
+    assert serve.main(["status", "--url", "file:///etc/passwd"]) == 2
+    assert "is no address" in capsys.readouterr().err
+
+
+def test_a_bundle_that_is_not_there_is_refused_before_anything_is_asked(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert serve.main(["promote", str(desk.path / "missing"), "--url", "http://127.0.0.1:1"]) == 2
+    assert "neither a bundle nor a run" in capsys.readouterr().err
+    assert os.listdir(desk.cwd) == []
