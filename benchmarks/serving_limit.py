@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import sys
@@ -40,7 +41,7 @@ def main() -> None:
     torch.set_num_threads(1)
     shape = load_bundle(Path(sys.argv[1])).architecture
     widths = (shape.input, *shape.hidden, shape.output)
-    sizes = list(zip(widths, widths[1:], strict=False))
+    sizes = list(itertools.pairwise(widths))
     with torch.inference_mode():
         limits = {batch: images_per_second(sizes, batch, _SECONDS) for batch in BATCH_SIZES}
     print(json.dumps(limits))

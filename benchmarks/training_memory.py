@@ -14,7 +14,7 @@ import psutil
 
 _OBJECT_STORE = "plasma"  # in the name of the file that Ray's object store maps
 # What a trial's process has imported by the time it trains.
-TRIAL_IMPORTS = "import distributed_fmlp.sweep.trainable, torch._dynamo"
+TRIAL_IMPORTS = "import distributed_fmlp.sweep.trainable"
 
 
 class TrialMemory:

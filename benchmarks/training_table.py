@@ -156,7 +156,7 @@ def memory_figures(memory: Mapping[str, Any]) -> list[Figure]:
                 OWN_MEMORY_MIB,
             ),
             Figure(
-                "  of it, importing Ray Tune, scikit-learn and the rest",
+                "  of it, importing Ray Tune and the rest",
                 (memory["imports_bytes"] - torch_bytes) / MIB,
                 "MiB",
             ),

@@ -78,8 +78,9 @@ def load_dataset(
 
     FashionMNIST is looked for in `data_dir`, then `FMLP_DATA_DIR`, then a per-user cache, each a
     torchvision root, and is otherwise downloaded to `data_dir` or the cache. `on_progress` is given
-    lines to show; without `may_download` what is not on disk can't be had. `auto` takes digits (`substituted` is then True) only when the files are neither
-    on disk nor downloadable; a damaged file is an error.
+    lines to show; without `may_download` what is not on disk can't be had. `auto` takes digits
+    (`substituted` is then True) only when the files are neither on disk nor downloadable; a damaged
+    file is an error.
 
     Raises `DataError` when the name is unknown, `data_dir` isn't a directory, a file is damaged or
     unreadable, the place to download to can't be written, or FashionMNIST can't be had.

@@ -109,8 +109,31 @@ def download(root: Path, progress: Progress) -> None:
     `UnreachableError` when no mirror gives a file, `DataError` when `root` can't be written.
     """
     folder = root / FOLDER
+    made = [place for place in (folder, *folder.parents) if not os.path.exists(place)]
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _download_into(folder, progress)
+    except UnreachableError:
+        _remove_empty(folder, made)
+        raise
+
+
+def _remove_empty(folder: Path, made: list[Path]) -> None:
+    """Take back the directories that were made for files that couldn't be had.
+
+    Another process may hold the lock that goes with them; at worst it fetches beside a third, and
+    each file still appears whole.
+    """
+    if folder not in made:
+        return
+    with contextlib.suppress(OSError):
+        (folder / LOCK_NAME).unlink(missing_ok=True)
+        for place in made:
+            place.rmdir()
+
+
+def _download_into(folder: Path, progress: Progress) -> None:
     with _locked(folder, progress):
         missing = [
             archive for _, archive in _items() if _read(folder / archive.name, archive) is None

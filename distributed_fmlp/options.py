@@ -16,6 +16,7 @@ from distributed_fmlp.errors import OptionError
 LEARNING_RATES = (0.005, 0.001, 0.0009, 0.0006)
 DATASETS = ("auto", "fashion-mnist", "digits")
 MAX_NAME_BYTES = 100
+SERVE_PORT = 8000
 # What may differ when a run is resumed: it says where and how to run, not what is computed.
 FREE_ON_RESUME = frozenset(
     {"data_dir", "results", "address", "max_concurrent", "max_failures", "quiet"}
@@ -86,20 +87,30 @@ class SweepOptions:
             raise OptionError("a value is not of its option's kind")
         return options
 
-    def command(self, *, resume: str | None = None) -> str:
-        """The command that asks for these options, or that resumes the run so named."""
-        words = ["python", "-m", "distributed_fmlp.tune"]
+    def command(
+        self,
+        *,
+        resume: str | None = None,
+        recorded: SweepOptions | None = None,
+        python: str = "python",
+    ) -> str:
+        """The command that asks for these options, or that resumes the run so named.
+
+        A run that is resumed knows what it was started with, `recorded`; the command then says
+        only what is otherwise by now.
+        """
+        words = [python, "-m", "distributed_fmlp.tune"]
         defaults = SweepOptions()
         if resume is not None:
             words += ["--resume", resume]
-            if self.results != defaults.results:
-                words += _words("--results", self.results)
-            if self.address is not None:
-                words += _words("--address", self.address)
-            return shlex.join(words)
         for item in fields(self):
+            known = defaults
+            if resume is not None and item.name not in ("results", "address"):
+                if item.name not in FREE_ON_RESUME or item.name == "quiet":
+                    continue
+                known = recorded or self
             value = getattr(self, item.name)
-            if value == getattr(defaults, item.name):
+            if value == getattr(known, item.name):
                 continue
             option = "--" + item.name.replace("_", "-")
             if value is True:
@@ -115,11 +126,12 @@ class SweepOptions:
 
 @dataclass(frozen=True)
 class Request:
-    """A parsed command line: the options, which of them were given, and the run to resume."""
+    """A parsed command line: the options, those given, the run to resume, what comes after."""
 
     options: SweepOptions
     given: frozenset[str]
     resume: str | None
+    serve_port: int | None = None  # where the run's model is served when the sweep has finished
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -277,12 +289,29 @@ def build_parser() -> argparse.ArgumentParser:
         help="how often a failed trial is restarted from its last checkpoint (default: 3)",
     )
     run.add_argument("--quiet", action="store_true", help="no progress, only the result")
+    then = parser.add_argument_group("and then")
+    then.add_argument(
+        "--serve",
+        action="store_true",
+        help="go straight on to serve the chosen model on this machine, when the run has finished",
+    )
+    then.add_argument(
+        "--port",
+        type=_whole(1, "a port from 1 to 65535", 65535),
+        help=f"where to serve it (default: {SERVE_PORT})",
+    )
     return parser
 
 
 def _place(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("nothing is given; give a directory")
+    try:
+        Path(text).expanduser()
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: there is no such home directory; give a path that exists"
+        ) from None
     return text
 
 
@@ -306,6 +335,9 @@ def parse(arguments: Sequence[str] | None = None) -> Request:
     """
     values = vars(build_parser().parse_args(arguments))
     resume = values.pop("resume", None)
+    serves, port = values.pop("serve", False), values.pop("port", None)
+    if port is not None and not serves:
+        raise OptionError("--port says where to serve: add --serve, or leave it out")
     given = frozenset(values)
     if resume is not None and "name" in given and values["name"] != resume:
         raise OptionError(
@@ -316,11 +348,16 @@ def parse(arguments: Sequence[str] | None = None) -> Request:
         key: tuple(item) if isinstance(item, list) else item for key, item in values.items()
     }
     options = SweepOptions(**typed)
-    return Request(options, given, resume)
+    serve_port = (port or SERVE_PORT) if serves else None
+    return Request(options, given, resume, serve_port)
 
 
-def resumed_options(request: Request, recorded: SweepOptions) -> SweepOptions:
+def resumed_options(
+    request: Request, recorded: SweepOptions, shares: Mapping[str, Any] | None = None
+) -> SweepOptions:
     """The recorded options of a run, with what this command may say anew.
+
+    `shares` are the resources of each trial as the run decided them where no option did.
 
     Raises `OptionError` for an option that was given and contradicts the run.
     """
@@ -330,6 +367,8 @@ def resumed_options(request: Request, recorded: SweepOptions) -> SweepOptions:
             asked, was = _rates(asked, recorded), _rates(was, recorded)
         if key == "name":
             was = request.resume
+        if was is None and shares:
+            was = shares.get(key)
         if asked != was:
             raise OptionError(
                 f"--{key.replace('_', '-')} {_shown(asked)} contradicts the run "

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shutil
 import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,15 @@ LIBRARIES = ("ray", "torch", "torchvision", "numpy", "scikit-learn", "safetensor
 def now() -> str:
     """The time in UTC, ISO 8601, whole seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def python() -> str:
+    """How this interpreter is called in a command to paste: `python` where that means it."""
+    found = shutil.which("python")
+    same = found is not None and os.path.samefile(found, sys.executable)
+    # A venv's python is a link to the one it was made from, and yet another interpreter.
+    same = same and Path(str(found)).parent == Path(sys.executable).parent
+    return "python" if same else sys.executable
 
 
 def source() -> dict[str, Any]:

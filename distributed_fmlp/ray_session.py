@@ -39,6 +39,7 @@ def configure_environment(*, private: bool) -> None:
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     if not private:
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # each takes 40 s, and there are 20
         return
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
@@ -106,12 +107,22 @@ def diverted_output(log: Path) -> Iterator[TextIO]:
             os.dup2(file.fileno(), 2)
             yield out
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
+                _flush_or_drop(stream, descriptor)
             os.dup2(kept_out, 1)
             os.dup2(kept_err, 2)
             os.close(kept_out)
             os.close(kept_err)
+
+
+def _flush_or_drop(stream: TextIO, descriptor: int) -> None:
+    """Where the log's disk is full, what is left to log goes nowhere, not to the user later."""
+    try:
+        stream.flush()
+    except OSError:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), descriptor)
+        stream.flush()
 
 
 def _temporary_directory() -> str | None:

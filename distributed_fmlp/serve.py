@@ -90,9 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if words and words[0] in COMMANDS:
+            asked = build_client_parser(words[0]).parse_args(words[1:])
             from distributed_fmlp.serving.client import run_command
 
-            return run_command(words[0], build_client_parser(words[0]).parse_args(words[1:]))
+            return run_command(words[0], asked)
         options = build_parser().parse_args(words)
         from distributed_fmlp.serving.settings import read_token
 

@@ -1,9 +1,11 @@
-"""`python -m distributed_fmlp.tune`: run or resume a sweep."""
+"""`python -m distributed_fmlp.tune`: run or resume a sweep, and serve its model when asked to."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from distributed_fmlp import options
 from distributed_fmlp.errors import UserError
@@ -12,23 +14,46 @@ from distributed_fmlp.errors import UserError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the sweep.
 
-    The exit status is 0, 1 when a trial failed, 2 for bad input, 130 when stopped.
+    The exit status is 0, 1 when a trial failed, 2 for bad input, 130 when stopped. With `--serve`
+    a finished sweep becomes the service, in this process's place, and the status is the service's.
     """
     try:
         request = options.parse(arguments)
+        if request.serve_port is not None:
+            _check_service(request.serve_port)
         # Imported late: Ray and torch take seconds, and --help and bad options need neither.
         from distributed_fmlp.ray_session import configure_environment
 
         configure_environment(private=request.options.address is None)
         from distributed_fmlp.sweep.run import run_sweep
 
-        return run_sweep(request)
+        status, run = run_sweep(request)
+        if status == 0 and request.serve_port is not None:
+            _become_service(run, request.serve_port)
+        return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Stopped before the first epoch; nothing is kept", file=sys.stderr)
         return 130
+
+
+def _check_service(port: int) -> None:
+    """Raise `UserError` now for what would only be found out when the sweep has ended."""
+    from distributed_fmlp.serving.launch import check_port
+    from distributed_fmlp.serving.settings import read_token
+
+    check_port("127.0.0.1", port)
+    read_token(None)
+
+
+def _become_service(run: Path, port: int) -> None:
+    """A process of its own: Ray takes its settings once, and the sweep's are not the service's."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    words = ["-m", "distributed_fmlp.serve", str(run.absolute()), "--port", str(port)]
+    os.execv(sys.executable, [sys.executable, *words])
 
 
 if __name__ == "__main__":

@@ -327,9 +327,7 @@ def test_weights_of_another_training_are_refused_by_the_probe(written: Bundle) -
     "change",
     ["missing", "more", "renamed", "not finite", "bias", "running variance", "exotic", "no file"],
 )
-def test_weights_that_do_not_fit_the_architecture_are_refused(
-    written: Bundle, change: str
-) -> None:
+def test_weights_that_do_not_fit_the_architecture_are_refused(written: Bundle, change: str) -> None:
     weights = copy.deepcopy(dict(written.weights))
     bias = weights["output.bias"]
     if change == "missing":

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,11 +183,23 @@ def test_directories_are_made_absolute_where_trials_or_a_resumed_run_need_them(
 
 
 def test_every_option_has_a_field_and_every_field_an_option() -> None:
+    of_this_command = ("help", "resume", "serve", "port")
     options = {
-        action.dest for action in build_parser()._actions if action.dest not in ("help", "resume")
+        action.dest for action in build_parser()._actions if action.dest not in of_this_command
     }
     assert options == set(SweepOptions.__dataclass_fields__)
     assert options >= FREE_ON_RESUME
+
+
+def test_serving_afterwards_is_asked_of_one_command_and_not_kept_by_the_run() -> None:
+    assert parse([]).serve_port is None
+    assert parse(["--serve"]).serve_port == 8000
+    request = parse(["--resume", "run", "--serve", "--port", "81"])
+    assert request.serve_port == 81 and request.given == frozenset()
+    assert resumed_options(request, PUBLISHED) == replace(PUBLISHED, results="results")
+    for words in (["--port", "81"], ["--serve", "--port", "0"], ["--serve", "--port", "65536"]):
+        with pytest.raises(OptionError):
+            parse(words)
 
 
 # --- kept through a run
@@ -261,9 +274,7 @@ def test_options_come_back_from_json_and_from_the_command_that_reproduces_them(
         ("batch_size", [64]),
     ],
 )
-def test_recorded_options_that_no_command_line_could_give_are_refused(
-    key: str, value: Any
-) -> None:
+def test_recorded_options_that_no_command_line_could_give_are_refused(key: str, value: Any) -> None:
     recorded = {**SweepOptions().to_json(), key: value}
     with pytest.raises((OptionError, TypeError, ValueError)):
         SweepOptions.from_json(recorded)

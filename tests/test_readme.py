@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +21,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL = ["--dataset", "digits", "--epochs", "1", "--hidden", "16"]
+SERVE = ["python", "-m", "distributed_fmlp.serve"]
 TUNE = ["python", "-m", "distributed_fmlp.tune"]
 
 # How a command is run here when not to the letter; what is given is added to the command.
@@ -35,6 +42,13 @@ ELSEWHERE = {
     "pip install --constraint constraints.txt --editable '.[test]'":
         "test_the_plain_pip_way_is_what_make_does",
     "tensorboard --logdir results/quick/tune": "test_tensorboard_files_are_where_the_readme_says",
+    "python -m distributed_fmlp.serve": "test_the_service_and_its_commands_work_together",
+    "python -m distributed_fmlp.serve status": "test_the_service_and_its_commands_work_together",
+    "python -m distributed_fmlp.serve promote again":
+        "test_the_service_and_its_commands_work_together",
+    "python -m distributed_fmlp.serve rollback": "test_the_service_and_its_commands_work_together",
+    "python -m distributed_fmlp.tune --dataset digits --epochs 3 --name again --serve":
+        "test_the_service_and_its_commands_work_together",
     "python -m distributed_fmlp.tune --address auto --storage s3://bucket/sweeps":
         "test_a_cluster_that_is_not_there_is_one_clear_line",
 }  # fmt: skip
@@ -86,6 +100,72 @@ def test_tensorboard_files_are_where_the_readme_says(workplace: Path) -> None:
     if not quick.exists():
         run([*TUNE, *SMALL, "--lr", "0.001", "--name", "quick"], workplace)
     assert list((quick / "tune").rglob("events.out.tfevents.*"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_the_service_and_its_commands_work_together(workplace: Path) -> None:
+    if not (workplace / "results" / "quick" / "bundle").exists():
+        run([*TUNE, *SMALL, "--lr", "0.001", "--name", "quick"], workplace)
+    port = free_port()
+    url = ["--url", f"http://127.0.0.1:{port}"]
+    small = ["--hidden", "16", "--lr", "0.001", "--port", str(port)]
+    line = "python -m distributed_fmlp.tune --dataset digits --epochs 3 --name again --serve"
+    with started(f"{line} {shlex.join(small)}", workplace) as service:
+        wait_until_ready(service, port, workplace)
+        status = run([*SERVE, "status", *url], workplace)
+        assert status.returncode == 0, status.stderr
+        promoted = run([*SERVE, "promote", "quick", *url, "--allowed-accuracy-drop", "100"],
+                       workplace)  # fmt: skip
+        assert promoted.returncode == 0, promoted.stderr
+        back = run([*SERVE, "rollback", *url], workplace)
+        assert back.returncode == 0, back.stderr
+        first_line = status.stdout.splitlines()[0]
+        assert back.stdout.splitlines()[0] == first_line
+        assert promoted.stdout.splitlines()[0] != first_line
+    port = free_port()
+    with started(f"python -m distributed_fmlp.serve --port {port}", workplace) as service:
+        wait_until_ready(service, port, workplace)  # the newest finished run's model
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def started(line: str, workplace: Path) -> Iterator[subprocess.Popen[str]]:
+    """A command in the background, stopped by Ctrl-C at the end."""
+    words = [sys.executable, *shlex.split(line)[1:]]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(workplace)}
+    with (workplace / "service.log").open("w") as log:
+        process = subprocess.Popen(
+            words, cwd=workplace, env=environment, stdout=log, stderr=log, text=True
+        )
+        try:
+            yield process
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def wait_until_ready(service: subprocess.Popen[str], port: int, workplace: Path) -> None:
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        assert service.poll() is None, "the service ended"
+        try:
+            said = (workplace / "service.log").read_text()
+            if "Ctrl-C stops it." in said:
+                url = f"http://127.0.0.1:{port}/v2/health/ready"
+                with urllib.request.urlopen(url, timeout=5):
+                    return
+        except OSError:
+            pass
+        time.sleep(0.3)
+    raise AssertionError("the service was not ready in time")
 
 
 def test_a_cluster_that_is_not_there_is_one_clear_line(workplace: Path) -> None:

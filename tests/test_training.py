@@ -1,8 +1,9 @@
-"""One trial without Ray: exact to the bit when continued, paired with its siblings, and learning."""
+"""One trial without Ray: exact to the bit when continued, paired with others, and learning."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import subprocess
@@ -233,7 +234,7 @@ def test_batches_cover_all_rows_in_order_and_none_is_a_single_row(count: int, si
     spans = list(batches(count, size))
     assert spans[0][0] == 0
     assert spans[-1][1] == count
-    assert all(before[1] == after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(spans))
     lengths = [stop - start for start, stop in spans]
     assert min(lengths) >= 2
     assert all(length == size for length in lengths[:-1])
@@ -292,10 +293,15 @@ def test_the_test_figures_are_those_of_the_chosen_and_of_the_last_weights(data: 
     trial.best_weights = run(make(data), 2).best_weights
     outcome = trial.test()
     assert (outcome.best.epoch, outcome.last.epoch) == (2, 4)
-    for predicted, record in ((outcome.predicted, outcome.best), (outcome.predicted_last, outcome.last)):
+    for predicted, record in (
+        (outcome.predicted, outcome.best),
+        (outcome.predicted_last, outcome.last),
+    ):
         truth = data.test_labels
         assert record.accuracy == sklearn.metrics.accuracy_score(truth, predicted)
-        assert record.confusion_matrix == sklearn.metrics.confusion_matrix(truth, predicted).tolist()
+        assert (
+            record.confusion_matrix == sklearn.metrics.confusion_matrix(truth, predicted).tolist()
+        )
     assert not np.array_equal(outcome.predicted, outcome.predicted_last)
     fresh = make(data)
     fresh.model.load_state_dict(trial.best_weights)

@@ -25,7 +25,7 @@ _REPORTS_AT_ONCE = 10_000  # every replica's report waits at the coordinator for
 class CoordinatorDeployment(Coordinator):
     """The coordinator as an actor of Serve's."""
 
-    async def __init__(self, bundle: str, sha256: str) -> None:
+    async def __init__(self, bundle: str, sha256: str) -> None:  # type: ignore[misc]
         keep_replica_to_node_address()
         deployed = Pinned(bundle, sha256)
         restarted = await asyncio.to_thread(_replicas_run, serve.get_replica_context().app_name)
@@ -46,14 +46,15 @@ def build_app(args: ServiceArguments) -> Application:
     read_token(args.token_file)
     bundle = find_bundle(args.bundle, Path(args.results))
     model = open_model(bundle)
-    coordinator = serve.deployment(
+    deploy: Any = serve.deployment
+    coordinator = deploy(
         CoordinatorDeployment,
         name="coordinator",
         num_replicas=1,
         max_ongoing_requests=_REPORTS_AT_ONCE,
         ray_actor_options={"num_cpus": 0},
     ).bind(bundle, model.served.sha256)
-    deployment = serve.deployment(
+    deployment = deploy(
         serve.ingress()(Replica),
         name=REPLICA_NAME,
         num_replicas=args.replicas,
@@ -66,7 +67,8 @@ def build_app(args: ServiceArguments) -> Application:
         ray_actor_options=_actor_options(args),
     )
     arguments: dict[str, Any] = args.model_dump() | {"bundle": bundle}
-    return deployment.bind(arguments, coordinator)
+    application: Application = deployment.bind(arguments, coordinator)
+    return application
 
 
 def _actor_options(args: ServiceArguments) -> dict[str, float]:

@@ -45,7 +45,7 @@ def compute_batch(works: Sequence[Work]) -> list[Part]:
             groups.setdefault((id(work.model), work.images.dtype.char), []).append(index)
     for indices in groups.values():
         images = [works[index].images for index in indices]
-        together = images[0] if len(images) == 1 else np.concatenate(images)
+        together: Any = images[0] if len(images) == 1 else np.concatenate(images)
         try:
             probabilities, labels = works[indices[0]].model(together)
         except Exception as error:

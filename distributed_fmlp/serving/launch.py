@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distributed_fmlp.errors import ClusterError, OptionError
 from distributed_fmlp.serving import haproxy
@@ -42,6 +42,8 @@ def serve_until_stopped(options: argparse.Namespace) -> int:
         from distributed_fmlp.ray_session import configure_environment
 
         configure_environment(private=True)
+        # Ray's processes give way to all others by default: right for training, not for answers.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         if not options.no_haproxy and haproxy.available():
             haproxy.configure_environment(directory, options.port, os.environ)
         from distributed_fmlp.serving.model import find_bundle, open_model
@@ -113,9 +115,13 @@ def _shut_down(log: Path) -> None:
     from ray import serve
 
     from distributed_fmlp.ray_session import diverted_output
+    from distributed_fmlp.serving.app import APP_NAME
 
     with diverted_output(log):
-        serve.shutdown()
+        # Ends the replicas first, each after its requests; a shutdown would end HAProxy under them.
+        serve.delete(APP_NAME)
+        shutdown: Any = serve.shutdown
+        shutdown()
 
 
 def _deploy(options: argparse.Namespace, bundle: str, ray_logs: str) -> None:

@@ -21,9 +21,11 @@ def keep_replica_to_node_address() -> None:
     listen everywhere.
     """
     import ray
-    from ray.serve._private import replica
+    import ray.serve._private.replica
 
-    add_port: Any = getattr(replica, "add_port_to_grpc_server", None)
+    replica: Any = ray.serve._private.replica
+    address_of_node: Any = ray.util.get_node_ip_address
+    add_port = getattr(replica, "add_port_to_grpc_server", None)
     if add_port is None:
         raise ClusterError(
             f"Ray {ray.__version__} starts its replicas' servers in a way unknown to this program, "
@@ -31,7 +33,7 @@ def keep_replica_to_node_address() -> None:
         )
     if getattr(add_port, "keeps_to_node", False):
         return
-    node = ray.util.get_node_ip_address()
+    node: str = address_of_node()
     host = f"[{node}]" if ":" in node else node
 
     def add_port_here(server: Any, address: str) -> int:

@@ -37,6 +37,7 @@ from distributed_fmlp.serving.metrics import Metrics, merge
 from distributed_fmlp.serving.model import InferenceModel, open_model
 from distributed_fmlp.serving.node_address import keep_replica_to_node_address
 from distributed_fmlp.serving.settings import ServiceArguments, read_token
+from distributed_fmlp.serving.single_write import join_head_and_body
 
 logger = logging.getLogger(__name__)
 _CHUNKS_AT_ONCE = 2  # of one big request, so that small ones get their turn between them
@@ -47,8 +48,11 @@ _METRICS_SECONDS = 2.0  # what the other replicas counted may be missing, its ow
 class Replica:
     """The deployment's class; implements `Engine` for the HTTP side."""
 
-    async def __init__(self, arguments: dict[str, Any], coordinator: Any) -> None:
+    async def __init__(  # type: ignore[misc]
+        self, arguments: dict[str, Any], coordinator: Any
+    ) -> None:
         keep_replica_to_node_address()
+        join_head_and_body()
         self._settings = ServiceArguments(**arguments)
         self._coordinator = coordinator
         self._name = serve.get_replica_context().replica_id.unique_id
@@ -59,7 +63,7 @@ class Replica:
         self._metrics = Metrics()
         self._queued = 0
         self._prepared: tuple[str, InferenceModel | None, str | None] | None = None
-        self._infer.set_max_batch_size(self._settings.max_batch_size)
+        self._infer.set_max_batch_size(self._settings.max_batch_size)  # type: ignore[attr-defined]
         self._gather = Gatherer(
             self._infer, self._settings.max_batch_size, self._settings.batch_wait_ms / 1000
         )
@@ -174,11 +178,14 @@ class Replica:
             async with turn:
                 return await self._part(work)
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(compute(work)) for work in works]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(compute(work)) for work in works]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None  # one reason is enough, in its own words
         return [task.result() for task in tasks]
 
-    @serve.batch(  # type: ignore[untyped-decorator]
+    @serve.batch(
         max_batch_size=128,
         batch_wait_timeout_s=0.0,
         batch_size_fn=lambda batches: sum(len(work.images) for works in batches for work in works),

@@ -41,8 +41,9 @@ class ServiceArguments(BaseModel):
     token_file: str | None = Field(
         default=None, description=f"file with the token, else {TOKEN_VARIABLE}"
     )
-    allowed_hosts: tuple[str, ...] = Field(default=(), description="hosts that /admin answers to, besides "
-                                           "loopback, when there is no token")  # fmt: skip
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(), description="hosts that /admin answers to without a token, besides loopback"
+    )
 
 
 def read_token(token_file: str | None) -> bytes | None:

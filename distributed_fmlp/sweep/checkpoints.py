@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,14 @@ class Place:
             int(self.parts[0].removeprefix(ATTEMPT)),
             self.parts[2],
         )
+
+
+def scratch_directory(run_id: str) -> Path:
+    """Where a run's trials on this machine write checkpoints that then go to the storage.
+
+    Its name is known to the driver, which clears away what killed processes leave in it.
+    """
+    return Path(tempfile.gettempdir()) / f"fmlp-{run_id}"
 
 
 def write_state(directory: Path, state: TrialState) -> None:

@@ -11,11 +11,12 @@ from typing import TextIO
 
 from distributed_fmlp import provenance
 from distributed_fmlp.errors import StorageError
+from distributed_fmlp.options import SweepOptions
 from distributed_fmlp.report import build_report, render_summary
 from distributed_fmlp.report.summary import substitution_banner
 from distributed_fmlp.run_directory import Run
 from distributed_fmlp.sweep.checkpoints import prune
-from distributed_fmlp.sweep.job import Sweep
+from distributed_fmlp.sweep.job import Sweep, is_settled
 from distributed_fmlp.sweep.outcome import compile_trials, deliver_bundle
 from distributed_fmlp.sweep.resources import Plan
 
@@ -27,7 +28,7 @@ def greet(sweep: Sweep, plan: Plan, out: TextIO, logs: Sequence[str]) -> None:
     info = sweep.info
     data = info["dataset"]
     device = f"{plan.gpus_per_trial:g} GPU and " if plan.gpus_per_trial else ""
-    _say_banner(sweep, out)
+    say_banner(sweep, out)
     _say(
         out,
         f"Run {info['name']}: {len(sweep.trials)} trials of {sweep.options.epochs} epochs, "
@@ -55,6 +56,7 @@ def finish(sweep: Sweep, out: TextIO) -> int:
         sweep.save()  # last, so that a run that says it has ended has everything
     except OSError as error:
         raise _unwritten(sweep, error) from error
+    python = shlex.quote(provenance.python())
     _say(out, "", render_summary(summary), "", f"Run        {sweep.path}")
     if bundle is not None:
         _say(out, f"Bundle     {bundle.path} (version {bundle.version})")
@@ -63,13 +65,13 @@ def finish(sweep: Sweep, out: TextIO) -> int:
         f"Plots      {sweep.path / 'plots'}",
         f"Took       {info['seconds']:.0f} s",
         "",
-        f"Serve it   python -m distributed_fmlp.serve {shlex.quote(str(sweep.path))}",
-        f"Report     python -m distributed_fmlp.report {shlex.quote(str(sweep.path))}",
+        f"Serve it   {python} -m distributed_fmlp.serve {shlex.quote(str(sweep.path))}",
+        f"Report     {python} -m distributed_fmlp.report {shlex.quote(str(sweep.path))}",
         f"Curves     tensorboard --logdir {shlex.quote(sweep.storage.shown)}",
     )
-    if failed:
-        _say(out, f"Try again  {sweep.options.command(resume=info['name'])}")
-    _say_banner(sweep, out)
+    if not all(map(is_settled, sweep.trials)):
+        _say(out, f"Try again  {_resume_command(sweep)}")
+    say_banner(sweep, out)
     return EXIT_FAILED if failed else 0
 
 
@@ -77,6 +79,8 @@ def stop(sweep: Sweep, out: TextIO) -> int:
     """Write down how far an interrupted run has come, and how to go on."""
     try:
         sweep.trials = compile_trials(sweep.path, sweep.storage, sweep.info["run_id"], sweep.trials)
+        for trial in sweep.trials:
+            prune(sweep.storage, sweep.info["run_id"], trial.trial_id)
         _end_attempt(sweep, "stopped")
         sweep.save()
     except OSError as error:
@@ -87,7 +91,7 @@ def stop(sweep: Sweep, out: TextIO) -> int:
         out,
         "",
         f"Stopped; {done} of {total} epochs are kept. To go on:",
-        f"  {sweep.options.command(resume=sweep.info['name'])}",
+        f"  {_resume_command(sweep)}",
     )
     return EXIT_INTERRUPTED
 
@@ -118,11 +122,19 @@ def _plotting_cache() -> Iterator[None]:
 def _unwritten(sweep: Sweep, error: OSError) -> StorageError:
     return StorageError(
         f"the results can't be written to {sweep.path} ({error.strerror or error}): what is "
-        f"trained is kept; make room, then {sweep.options.command(resume=sweep.info['name'])}"
+        f"trained is kept; make room, then {_resume_command(sweep)}"
     )
 
 
-def _say_banner(sweep: Sweep, out: TextIO) -> None:
+def _resume_command(sweep: Sweep) -> str:
+    return sweep.options.command(
+        resume=sweep.info["name"],
+        recorded=SweepOptions.from_json(sweep.info["options"]),
+        python=provenance.python(),
+    )
+
+
+def say_banner(sweep: Sweep, out: TextIO) -> None:
     banner = substitution_banner(Run(sweep.path, sweep.info, sweep.trials))
     if banner:
         _say(out, "", banner, "")

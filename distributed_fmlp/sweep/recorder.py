@@ -67,10 +67,6 @@ class Recorder(tune.Callback):
         )
         self._progress.epoch(self.records[record.trial_id])
 
-    def on_trial_restore(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        record = self.records[_id(trial)]
-        self._progress.note(record, f"goes on after epoch {len(record.epochs)}")
-
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         record = self.records[_id(trial)]
         self._progress.note(

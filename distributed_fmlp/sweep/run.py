@@ -14,12 +14,12 @@ from typing import TextIO
 import filelock
 
 from distributed_fmlp import provenance
-from distributed_fmlp.errors import RunError, StorageError
+from distributed_fmlp.errors import ClusterError, OptionError, RunError, StorageError
 from distributed_fmlp.options import Request, resumed_options
 from distributed_fmlp.ray_session import diverted_output, ray_session
 from distributed_fmlp.run_directory import load_run
 from distributed_fmlp.sweep import closing, resources
-from distributed_fmlp.sweep.checkpoints import attempts
+from distributed_fmlp.sweep.checkpoints import attempts, scratch_directory
 from distributed_fmlp.sweep.job import (
     Sweep,
     is_settled,
@@ -32,26 +32,35 @@ from distributed_fmlp.sweep.progress import show_progress
 from distributed_fmlp.sweep.tuning import tune_trials
 
 
-def run_sweep(request: Request) -> int:
-    """Run or resume a sweep; gives the exit status.
+def run_sweep(request: Request) -> tuple[int, Path]:
+    """Run or resume a sweep; gives the exit status and the run's directory.
 
     Raises `UserError` when something given can't be used; a new run leaves nothing behind then.
     """
     _stop_on_sigterm()
-    results = Path(request.options.results).expanduser()
     if request.resume is None:
         sweep = new_sweep(request.options)
-    else:
-        run = load_run(results / request.resume)
-        options = resumed_options(request, recorded_options(run))
+        with _run_directory(sweep.path, new=True) as directory:
+            return _attempt(sweep, directory, new=True), sweep.path
+    path = Path(request.options.results).expanduser() / request.resume
+    load_run(path)  # says what is no run before a lock is put into it
+    with _run_directory(path, new=False) as directory:
+        # Read again: whoever held the lock until now may have finished the run.
+        run = load_run(path)
+        options = resumed_options(request, recorded_options(run), run.info.get("resources", {}))
         status = run.info["status"]
         if status in ("finished", "failed") and all(map(is_settled, run.trials)):
             print(f"Run {run.info['name']} is {status}: there is nothing to resume, and nothing "
                   f"was changed. It is in {run.path}")  # fmt: skip
-            return 0 if status == "finished" else closing.EXIT_FAILED
-        sweep = resumed_sweep(run, options)
-    with _run_directory(sweep.path, new=request.resume is None) as directory:
-        return _attempt(sweep, directory, new=request.resume is None)
+            return (0 if status == "finished" else closing.EXIT_FAILED), run.path
+        try:
+            return _attempt(resumed_sweep(run, options), directory, new=False), run.path
+        except KeyboardInterrupt:
+            print(
+                "Stopped before training went on; what was kept is unchanged. To go on:\n"
+                f"  {options.command(resume=request.resume, python=provenance.python())}"
+            )
+            return closing.EXIT_INTERRUPTED, run.path
 
 
 def _stop_on_sigterm() -> None:
@@ -75,23 +84,41 @@ def _run_directory(path: Path, *, new: bool) -> Iterator[_RunDirectory]:
         if new:
             path.mkdir(parents=True)
         lock.acquire()
+    except FileExistsError as error:
+        if not new or not path.is_dir():
+            raise _unwritable(path, error) from error
+        raise RunError(
+            f"run {path.name} exists in {path.parent}: another sweep has just made it; choose "
+            "another --name"
+        ) from error
     except filelock.Timeout as error:
         raise RunError(
             f"run {path.name} is being run by another process: wait for it, or stop it first"
         ) from error
     except OSError as error:
         _remove(made)
-        raise RunError(
-            f"{path} can't be written ({error.strerror}): make it writable, or choose another "
-            "place with --results"
-        ) from error
+        raise _unwritable(path, error) from error
     try:
         yield directory
+    except OSError as error:
+        # A full disk can show itself anywhere; a trial's own checkpoints are whole or ignored.
+        raise StorageError(
+            f"the run in {path} can't go on ({error.strerror or error}): make room or mend the "
+            "disk, then "
+            + (f"resume it with --resume {path.name}" if directory.begun else "start it again")
+        ) from error
     finally:
         lock.release()
         if made and not directory.begun:
             shutil.rmtree(path, ignore_errors=True)
             _remove(made)
+
+
+def _unwritable(path: Path, error: OSError) -> RunError:
+    return RunError(
+        f"{path} can't be written ({error.strerror}): make it writable, or choose another place "
+        "with --results"
+    )
 
 
 def _remove(made: list[Path]) -> None:
@@ -127,10 +154,14 @@ def _attempt(sweep: Sweep, directory: _RunDirectory, *, new: bool) -> int:
 
 def _train(sweep: Sweep, directory: _RunDirectory, out: TextIO, log: Path) -> None:
     options = sweep.options
-    with ray_session(options.address) as ray_logs:
+    with _scratch(sweep.info["run_id"]), ray_session(options.address) as ray_logs:
         _stop_on_sigterm()  # Ray has put its own handler there
         plan = _plan(sweep)
-        directory.begun = True
+        if sweep.info["machine"]["nodes"] > 1 and options.storage is None:
+            raise StorageError(
+                "the cluster has several nodes, and the run directory is on this one alone: give "
+                "--storage with a directory or URI that every node reaches"
+            )
         sweep.info["status"] = "running"
         for attempt in sweep.info["attempts"]:
             if attempt["outcome"] == "running":  # it had no time to write down its end
@@ -139,7 +170,10 @@ def _train(sweep: Sweep, directory: _RunDirectory, out: TextIO, log: Path) -> No
             {"started": provenance.now(), "ended": None, "outcome": "running"}
         )
         sweep.save()
-        if not options.quiet:
+        directory.begun = True
+        if options.quiet:
+            closing.say_banner(sweep, out)
+        else:
             closing.greet(sweep, plan, out, [str(log), ray_logs])
         with show_progress(
             out, sweep.trials, options.epochs, plan.at_once, quiet=options.quiet
@@ -151,19 +185,43 @@ def _plan(sweep: Sweep) -> resources.Plan:
     """Shares per trial: those the run was started with, which its bits depend on, or new ones."""
     options = sweep.options
     was = sweep.info.get("resources", {})
-    plan = resources.plan(
-        resources.living_nodes(),
-        len(sweep.trials),
-        cpus_per_trial=was.get("cpus_per_trial", options.cpus_per_trial),
-        gpus_per_trial=was.get("gpus_per_trial", options.gpus_per_trial),
-        max_concurrent=options.max_concurrent,
-    )
+    nodes = resources.living_nodes()
+    try:
+        plan = resources.plan(
+            nodes,
+            len(sweep.trials),
+            cpus_per_trial=was.get("cpus_per_trial", options.cpus_per_trial),
+            gpus_per_trial=was.get("gpus_per_trial", options.gpus_per_trial),
+            max_concurrent=options.max_concurrent,
+        )
+    except OptionError as error:
+        if not was:
+            raise
+        raise ClusterError(
+            f"each trial of this run had {was['cpus_per_trial']} CPUs and "
+            f"{was['gpus_per_trial']:g} GPUs, which its results depend on, and no node here has "
+            "them: resume it where they are"
+        ) from error
+    sweep.info["machine"] |= {
+        "nodes": len(nodes),
+        "gpus": sum(node.gpus for node in nodes),
+        "cluster_cpus": sum(node.cpus for node in nodes),
+    }
     sweep.info["resources"] = {
         "cpus_per_trial": plan.cpus_per_trial,
         "gpus_per_trial": plan.gpus_per_trial,
         "max_concurrent": plan.at_once,
     }
     return plan
+
+
+@contextlib.contextmanager
+def _scratch(run_id: str) -> Iterator[None]:
+    """Clear away what trial processes leave on this machine when they are killed."""
+    try:
+        yield
+    finally:
+        shutil.rmtree(scratch_directory(run_id), ignore_errors=True)
 
 
 @contextlib.contextmanager

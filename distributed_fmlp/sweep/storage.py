@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import os
 import posixpath
 import uuid
 from collections.abc import Callable
@@ -16,6 +18,7 @@ import pyarrow.fs
 from distributed_fmlp.errors import StorageError
 
 _PROBE_SECONDS = 30.0
+_PROBE_BYTES = 64 << 10
 T = TypeVar("T")
 
 
@@ -62,11 +65,17 @@ class Storage:
         name = f".probe-{uuid.uuid4().hex}"
 
         def probe() -> None:
-            made = self._missing()
-            self.write(b"", name)
-            self.filesystem.delete_file(self.join(name))
-            for directory in made:
-                self.filesystem.delete_dir(directory)
+            made = self._missing() if self.is_local else []
+            try:
+                # An empty file can be written where not a byte is left.
+                self.write(bytes(_PROBE_BYTES), name)
+            finally:
+                if self.exists(name):
+                    self.filesystem.delete_file(self.join(name))
+                for directory in made:
+                    # Another sweep may have put something there meanwhile.
+                    with contextlib.suppress(OSError):
+                        os.rmdir(directory)
 
         _within(probe, self.shown)
 
@@ -98,6 +107,11 @@ def open_storage(where: str | None, run_path: Path, name: str) -> Storage:
     # Neither a key before the host nor what follows a question mark is to be shown.
     scheme, _, rest = where.partition("?")[0].rstrip("/").partition("://")
     host, slash, path_there = rest.partition("/")
+    if "@" in host:
+        raise StorageError(
+            f"--storage {scheme}://…@{host.rpartition('@')[2]} holds a key, which the run's files "
+            "would keep: leave it out and set the provider's variables (AWS_ACCESS_KEY_ID, …)"
+        )
     shown = f"{scheme}://{host.rpartition('@')[2]}{slash}{path_there}"
     try:
         filesystem, root = _within(lambda: pyarrow.fs.FileSystem.from_uri(where), shown)

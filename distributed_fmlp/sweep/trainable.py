@@ -17,7 +17,12 @@ from ray import tune
 
 from distributed_fmlp.bundle import weights_sha256
 from distributed_fmlp.records import EpochRecord
-from distributed_fmlp.sweep.checkpoints import FACTS_FILE, newest_state, write_state
+from distributed_fmlp.sweep.checkpoints import (
+    FACTS_FILE,
+    newest_state,
+    scratch_directory,
+    write_state,
+)
 from distributed_fmlp.sweep.job import DIVERGED
 from distributed_fmlp.sweep.storage import Storage
 from distributed_fmlp.training import (
@@ -105,7 +110,10 @@ class _Reporter:
 
     def diverged(self, reason: str) -> None:
         self._facts |= {"status": "failed", "reason": reason}
-        self._report(self._trial.history[-1:], self._trial.state())
+        state = self._trial.state()
+        best = self._trial.best_weights.items()  # the latest ones are spoiled
+        state.tensors |= {f"best/{name}": value.cpu().contiguous() for name, value in best}
+        self._report([], state)
 
     def replay(self, saved: TrialState) -> None:
         """Report the epochs that Tune doesn't know of: those of earlier attempts, or one whose
@@ -125,7 +133,9 @@ class _Reporter:
         sealed = TrialState(state.tensors, {**state.facts, **self._facts})
         for record in records[:-1]:
             tune.report(self._metrics(record))
-        with tempfile.TemporaryDirectory(prefix="fmlp-") as directory:
+        scratch = scratch_directory(self._facts["run_id"])
+        scratch.mkdir(mode=0o700, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=scratch) as directory:
             write_state(Path(directory), sealed)
             metrics = self._metrics(records[-1]) if records else {"epoch": 0}
             # Read by the driver; Tune's own loggers pass over text.

@@ -87,7 +87,7 @@ def free_port() -> int:
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """This process's environment without what would change how a service starts."""
+    """The environment of these tests, without what would change how a service starts."""
     dropped = ("RAY_", "FMLP_API_TOKEN", "TUNE_")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))

@@ -15,8 +15,7 @@ from distributed_fmlp.serving import haproxy
 pytestmark = pytest.mark.skipif(not haproxy.available(), reason="there is no HAProxy here")
 
 # The parts of Ray's configuration that this project changes.
-CONFIGURATION = """\
-global
+CONFIGURATION = r"""global
     stats timeout 30s
 defaults
     mode http
@@ -32,7 +31,9 @@ frontend prometheus
     http-request use-service prometheus-exporter if { path /metrics }
 frontend http_frontend
     bind 127.0.0.1:8000
-    default_backend replicas
+    default_backend default_backend
+backend default_backend
+    http-request return status 404 content-type text/plain lf-string "Path \'%[path]\' not found."
 backend replicas
     server one 127.0.0.1:30000
 listen stats
@@ -73,6 +74,12 @@ def test_its_own_errors_are_whole_responses_in_this_services_form() -> None:
         assert "Content-Type: application/json\r\n" in head
         assert re.fullmatch(r'\{"error":"[^"]+"\}', body)
         assert ("Retry-After: 1" in head) == (status == 503)
+
+
+def test_while_nothing_is_deployed_the_answer_is_503_in_this_services_form() -> None:
+    mended = haproxy.mended(CONFIGURATION, "/x")
+    (rule,) = re.findall(r"(?m)^backend default_backend\n(.*)$", mended)
+    assert "status 503" in rule and "Retry-After" in rule and '{"error":' in rule
 
 
 def test_mending_leaves_ray_no_error_file(tmp_path: Path) -> None:

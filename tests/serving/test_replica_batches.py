@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from distributed_fmlp.serving.batching import Work, compute_batch
 from distributed_fmlp.serving.errors import RequestError
 from distributed_fmlp.serving.model import InferenceModel, open_model
+from distributed_fmlp.serving.replica import Replica
+from distributed_fmlp.serving.settings import ServiceArguments
 from tests.serving.conftest import Bundles
 
 LATER = 1e12
@@ -101,6 +104,24 @@ def test_a_batch_of_which_nothing_is_left_computes_nothing(
     assert isinstance(compute_batch([work(watched, images(1, 0), deadline=0.0)])[0], RequestError)
     assert compute_batch([]) == []
     assert watched.calls == []
+
+
+def test_a_part_of_a_big_request_that_waits_too_long_makes_it_a_503_of_its_own(
+    models: tuple[InferenceModel, InferenceModel],
+) -> None:
+    replica: Any = object.__new__(Replica)
+    replica._settings = ServiceArguments(max_batch_size=2, retry_after_s=7)
+    seen: list[int] = []
+
+    async def gather(work: Work) -> Any:
+        seen.append(len(work.images))
+        return RequestError(503, "the request waited too long") if len(seen) == 2 else ([], [])
+
+    replica._gather = gather
+    with pytest.raises(RequestError) as caught:
+        asyncio.run(replica._compute_parts(models[0], images(5, 0)))
+    assert caught.value.status == 503 and caught.value.headers["Retry-After"] == "7"
+    assert seen[:2] == [2, 2]
 
 
 def test_a_failure_stays_with_what_it_was_computed_with(

@@ -95,9 +95,7 @@ class Command:
         def wanted(line: str) -> bool:
             found = EPOCH_LINE.match(line)
             return bool(
-                found
-                and int(found["epoch"]) >= epoch
-                and (lr is None or float(found["lr"]) == lr)
+                found and int(found["epoch"]) >= epoch and (lr is None or float(found["lr"]) == lr)
             )
 
         return self.wait_for(wanted)
@@ -190,7 +188,7 @@ class Desk:
 
 
 def make_desk(path: Path) -> Desk:
-    desk = Desk(path, Path(tempfile.mkdtemp(prefix="fmlp-", dir="/tmp")))
+    desk = Desk(path, Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp")))
     desk.cwd.mkdir(parents=True)
     desk.home.mkdir()
     return desk
@@ -219,7 +217,8 @@ class Reference:
     desk: Desk
     run: Path
     finished: Finished
-    listening: list[str]
+    listening: list[str]  # addresses its processes listened on
+    meanwhile: list[Finished]  # attempts to resume it, and to begin it again, while it ran
 
 
 @pytest.fixture(scope="session")
@@ -234,6 +233,11 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
         for socket in process.net_connections("inet")
         if socket.status == psutil.CONN_LISTEN
     ]
+    meanwhile = [
+        made.run("--resume", "reference"),
+        made.run("--dataset", "digits", "--epochs", "1", "--name", "reference"),
+    ]
+    assert command.process.poll() is None, "the reference was over too soon"
     finished = command.finish()
-    yield Reference(made, made.results / "reference", finished, listening)
+    yield Reference(made, made.results / "reference", finished, listening, meanwhile)
     clear_desk(made)

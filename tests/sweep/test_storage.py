@@ -95,7 +95,10 @@ def read_only_mount(path: Path) -> Iterator[None]:
 def test_a_read_only_storage_is_refused(tmp_path: Path) -> None:
     if os.geteuid():
         pytest.skip("mounting takes root")
-    with read_only_mount(tmp_path / "fixed"), pytest.raises(StorageError, match=r"can't be written"):
+    with (
+        read_only_mount(tmp_path / "fixed"),
+        pytest.raises(StorageError, match=r"can't be written"),
+    ):
         open_storage(str(tmp_path / "fixed"), tmp_path, "run").check_writable()
 
 

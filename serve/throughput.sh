@@ -1,0 +1,5 @@
+# Source this before Ray is started: . serve/throughput.sh [PORT]
+# Turns on Ray Serve's throughput mode for a service at PORT (8000), on loopback but for that port.
+fmlp_settings=$(python -m distributed_fmlp.serving.haproxy --settings "${1:-8000}") &&
+    eval "$fmlp_settings"
+unset fmlp_settings

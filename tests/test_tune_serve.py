@@ -1,0 +1,62 @@
+"""`python -m distributed_fmlp.tune --serve`: from the options to a prediction in one command."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.serving.running_service import (
+    Command,
+    Connection,
+    environment,
+    free_port,
+    gone,
+)
+
+SWEEP = "--dataset digits --epochs 1 --hidden 32 --lr 0.01 --name quick"
+
+
+def command(tmp_path: Path, words: str, port: int) -> Command:
+    (tmp_path / "work").mkdir(exist_ok=True)
+    (tmp_path / "home").mkdir(exist_ok=True)
+    given = [*shlex.split(words), "--serve", "--port", str(port)]
+    return Command(
+        [sys.executable, "-m", "distributed_fmlp.tune", *given],
+        tmp_path / "work",
+        environment(tmp_path / "home"),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_finished_sweep_goes_on_to_serve_the_model_it_chose(tmp_path: Path) -> None:
+    port = free_port()
+    tuning = command(tmp_path, SWEEP, port)
+    try:
+        tuning.wait_for("Ctrl-C stops it")
+        family = tuning.family()
+        bundle = tmp_path / "work" / "results" / "quick" / "bundle"
+        assert (bundle / "manifest.json").is_file()
+        assert "Serve it" in tuning.said and f"Serving at http://127.0.0.1:{port}" in tuning.said
+        with Connection(port) as connection:
+            reply = connection.predict(np.zeros((1, 784), np.uint8))
+            assert reply.status == 200 and reply.json["model"]["run"] == "quick"
+        tuning.process.send_signal(signal.SIGINT)
+        assert tuning.finish(90) == 0
+        assert gone(family) == []
+    finally:
+        tuning.destroy()
+
+
+def test_a_port_in_use_is_found_before_anything_is_trained(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        tuning = command(tmp_path, SWEEP, listener.getsockname()[1])
+        assert tuning.finish(60) == 2
+    assert tuning.said.startswith("error: can't listen on") and tuning.said.count("\n") == 1
+    assert not (tmp_path / "work" / "results").exists()
