@@ -96,11 +96,15 @@ def measure(server: Server, bench: Bench) -> dict[str, Any]:
 
 
 def soak(bench: Bench, seconds: float) -> dict[str, Any]:
-    """Load the service with 64 connections for a while and watch its memory."""
+    """Load the service with 64 connections for a while and watch its memory.
+
+    As long a load goes before: pools and buffers fill up once, over some 200,000 requests.
+    """
     server = SERVERS[OURS]
     form = server.forms["raw"]
     bodies = _bodies("raw", form, bench)
     with running(server, sys.executable, bench.bundle, bench.scratch / "soak") as up:
+        run_wrk(up.url + form.path, 64, seconds, bodies, form.headers)
         with MemoryWatch(up.pid) as watch:
             load = run_wrk(up.url + form.path, 64, seconds, bodies, form.headers)
         growth = growth_mib(watch.samples)

@@ -257,9 +257,8 @@ def check_redeployment(
             with Connection(ray.http_port) as connection:
                 assert connection.ask("GET", "/model").json["version"] == serves, name
     with capsys.disabled():
-        print(
-            f"\n    {len(figures)} redeployments under load, taking {', '.join(figures)}: {load.figures()}"
-        )
+        took = ", ".join(figures)
+        print(f"\n    {len(figures)} redeployments under load, taking {took}: {load.figures()}")
     assert (load.failed, load.mixed) == ([], [])
     assert set(load.answers) == {first, second}
 
