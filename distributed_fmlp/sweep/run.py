@@ -138,7 +138,7 @@ def _attempt(sweep: Sweep, directory: _RunDirectory, *, new: bool) -> int:
     log = sweep.path / "logs" / "ray.log"
     started = time.monotonic()
     sweep.trials = known_trials(sweep.storage, sweep.info["run_id"], sweep.trials)
-    with diverted_output(log) as out:
+    with _scratch(sweep.info["run_id"]), diverted_output(log) as out:
         try:
             if sweep.pending:
                 _train(sweep, directory, out, log)
@@ -154,7 +154,7 @@ def _attempt(sweep: Sweep, directory: _RunDirectory, *, new: bool) -> int:
 
 def _train(sweep: Sweep, directory: _RunDirectory, out: TextIO, log: Path) -> None:
     options = sweep.options
-    with _scratch(sweep.info["run_id"]), ray_session(options.address) as ray_logs:
+    with ray_session(options.address) as ray_logs:
         _stop_on_sigterm()  # Ray has put its own handler there
         plan = _plan(sweep)
         if sweep.info["machine"]["nodes"] > 1 and options.storage is None:

@@ -114,11 +114,20 @@ def test_a_bucket_that_does_not_answer_is_refused_in_time_and_shows_no_secret(
 ) -> None:
     monkeypatch.setattr(storage_module, "_PROBE_SECONDS", 2.0)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    uri = "s3://key:secret@bucket/path?scheme=http&endpoint_override=127.0.0.1:9&region=us-east-1"
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    uri = "s3://bucket/path?scheme=http&endpoint_override=127.0.0.1:9&region=us-east-1"
     storage = open_storage(uri, tmp_path, "run")
     assert not storage.is_local
     assert storage.root == "bucket/path/run"
     with pytest.raises(StorageError) as caught:
         storage.check_writable()
     assert "secret" not in storage.shown + str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_in_the_address_is_refused_and_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="AWS_ACCESS_KEY_ID") as caught:
+        open_storage("s3://key:hidden@bucket/path", tmp_path, "run")
+    assert "hidden" not in str(caught.value)
     assert "\n" not in str(caught.value)

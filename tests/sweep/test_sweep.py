@@ -8,7 +8,6 @@ import json
 import re
 import shlex
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -213,8 +212,8 @@ def test_what_is_said_at_the_end_names_the_chosen_trial_the_places_and_the_next_
     for words in (
         "results/reference/bundle",
         "results/reference/plots",
-        "python -m distributed_fmlp.serve results/reference",
-        "python -m distributed_fmlp.report results/reference",
+        " -m distributed_fmlp.serve results/reference",
+        " -m distributed_fmlp.report results/reference",
         "tensorboard --logdir",
     ):
         assert words in out
@@ -312,7 +311,7 @@ def test_a_trial_that_fails_for_good_loses_nothing_and_resume_completes_it(
 
     again = next(line for line in done.out.splitlines() if line.startswith("Try again"))
     words = shlex.split(again.removeprefix("Try again"))
-    resumed = desk.start_words([sys.executable, *words[1:]]).finish()
+    resumed = desk.start_words(words).finish()
     assert resumed.status == 0, resumed
     whole = trial_of(reference.run, "lr_0.01_seed_0")
     mended = trial_of(run, "lr_0.01_seed_0")
