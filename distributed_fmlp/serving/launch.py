@@ -69,7 +69,8 @@ def check_port(host: str, port: int) -> None:
             pass
     except OSError as error:
         # What the socket module adds to the system's words only repeats the address.
-        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        named = isinstance(error, socket.gaierror)
+        reason = error.strerror if named else os.strerror(error.errno or 0)
         raise OptionError(
             f"can't listen on {host}:{port} ({reason}); choose another --port or --host, or stop "
             "what listens there"
