@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,11 @@ import pytest
 from distributed_fmlp.data import Dataset, load_dataset
 
 REAL_DATA_FIXTURES = {"data_dir", "real_data"}
+
+
+# Started in a shell's background, this process has Ctrl-C ignored, and so would all that it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _real_data_dir() -> Path | None:
