@@ -52,9 +52,6 @@ def build_app(args: ServiceArguments) -> Application:
         name="coordinator",
         num_replicas=1,
         max_ongoing_requests=_REPORTS_AT_ONCE,
-        # A report always waits here; there is nothing else to be finished.
-        graceful_shutdown_wait_loop_s=0.2,
-        graceful_shutdown_timeout_s=5,
         ray_actor_options={"num_cpus": 0},
     ).bind(bundle, model.served.sha256)
     deployment = deploy(
@@ -64,11 +61,9 @@ def build_app(args: ServiceArguments) -> Application:
         # The replica refuses what is too much itself, in the protocol's words.
         max_ongoing_requests=4 * args.max_queued,
         max_queued_requests=args.max_queued,
-        backpressure_config={"status_code": 503, "retry_after_s": args.retry_after_s},
         max_surge_percent=100,
         health_check_period_s=5,
         graceful_shutdown_timeout_s=20,
-        graceful_shutdown_wait_loop_s=0.5,
         ray_actor_options=_actor_options(args),
     )
     arguments: dict[str, Any] = args.model_dump() | {"bundle": bundle}

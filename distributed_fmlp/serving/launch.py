@@ -36,8 +36,7 @@ def serve_until_stopped(options: argparse.Namespace) -> int:
     """
     started = time.monotonic()
     check_port(options.host, options.port)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _temporary_directory() as directory:
         # What Ray reads at import is set before anything imports it.
         from distributed_fmlp.ray_session import configure_environment
@@ -68,12 +67,9 @@ def check_port(host: str, port: int) -> None:
         with socket.create_server((host, port), family=family):
             pass
     except OSError as error:
-        # What the socket module adds to the system's words only repeats the address.
-        named = isinstance(error, socket.gaierror)
-        reason = error.strerror if named else os.strerror(error.errno or 0)
         raise OptionError(
-            f"can't listen on {host}:{port} ({reason}); choose another --port or --host, or stop "
-            "what listens there"
+            f"can't listen on {host}:{port} ({error.strerror}); choose another --port or --host, "
+            "or stop what listens there"
         ) from error
 
 
