@@ -12,6 +12,7 @@ from typing import Any, Literal, NoReturn
 
 from distributed_fmlp.architecture import ARCHITECTURE_2_HIDDEN, DROPOUT, Architecture
 from distributed_fmlp.errors import OptionError
+from distributed_fmlp.recipe import RECIPE_FIELDS, SCHEDULES, Recipe, Schedule
 
 LEARNING_RATES = (0.005, 0.001, 0.0009, 0.0006)
 DATASETS = ("auto", "fashion-mnist", "digits")
@@ -21,6 +22,8 @@ SERVE_PORT = 8000
 FREE_ON_RESUME = frozenset(
     {"data_dir", "results", "address", "max_concurrent", "max_failures", "quiet"}
 )
+# Options that runs recorded before they existed do without.
+_LATER = frozenset(RECIPE_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,10 @@ class SweepOptions:
     gpus_per_trial: float | None = None
     max_concurrent: int | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
+    schedule: Schedule = "constant"
+    label_smoothing: float = 0.0
+    flip: float = 0.0
+    shift: float = 0.0
     name: str | None = None
     results: str = "results"
     storage: str | None = None
@@ -62,6 +69,11 @@ class SweepOptions:
         """The network, with one dropout rate per hidden layer."""
         return Architecture(hidden=self.hidden, dropout=_rates(self.dropout, self))
 
+    @property
+    def recipe(self) -> Recipe:
+        """What is added to the published recipe."""
+        return Recipe.from_json({name: getattr(self, name) for name in RECIPE_FIELDS})
+
     def to_json(self) -> dict[str, Any]:
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         return {
@@ -72,11 +84,14 @@ class SweepOptions:
     def from_json(cls, value: Mapping[str, Any]) -> SweepOptions:
         """Options as a run recorded them, each as the command line would take it.
 
-        Raises `OptionError` when one is missing or is none that could have been asked for.
+        Options that came later than the first runs have their defaults where they are missing.
+        Raises `OptionError` when another is, or when one is none that could have been asked for.
         """
         values: dict[str, Any] = {}
         for item in fields(cls):
             if item.name not in value:
+                if item.name in _LATER:
+                    continue
                 raise OptionError(f"{item.name} is missing")
             given = value[item.name]
             values[item.name] = tuple(given) if isinstance(given, list) else given
@@ -247,6 +262,7 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--precision", choices=("fp32", "bf16"), help="arithmetic of the layers (default: fp32)"
     )
+    _add_recipe(parser)
     where = parser.add_argument_group("on what")
     where.add_argument(
         "--cpus-per-trial",
@@ -301,6 +317,32 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"where to serve it (default: {SERVE_PORT})",
     )
     return parser
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("another recipe than the published one")
+    group.add_argument(
+        "--schedule",
+        choices=SCHEDULES,
+        help="of the learning rate: constant (default), or cosine, which falls to zero by the end",
+    )
+    share = _number(lambda value: 0 <= value < 1, "a share from 0 up to, but not, 1")
+    probability = _number(lambda value: 0 <= value <= 1, "a probability from 0 to 1")
+    group.add_argument(
+        "--label-smoothing",
+        type=share,
+        help="share of each label spread evenly over all classes (default: 0)",
+    )
+    group.add_argument(
+        "--flip",
+        type=probability,
+        help="probability of mirroring a training image left to right (default: 0)",
+    )
+    group.add_argument(
+        "--shift",
+        type=probability,
+        help="probability of moving a training image by one pixel (default: 0)",
+    )
 
 
 def _place(text: str) -> str:

@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -25,14 +25,17 @@ from torch.nn import functional
 from distributed_fmlp import metrics
 from distributed_fmlp.adam import Adam
 from distributed_fmlp.architecture import Architecture
+from distributed_fmlp.augmentation import Augmentation
 from distributed_fmlp.data import Scaling
 from distributed_fmlp.model import FMLP, build_model, scale_pixels
+from distributed_fmlp.recipe import Recipe
 from distributed_fmlp.records import EpochRecord, TestRecord, best_epoch
+from distributed_fmlp.schedule import learning_rate_at
 
 Precision = Literal["fp32", "bf16"]
 _EVALUATION_BATCH = 1000
 _FINITE_CHECK_STEPS = 64  # how often a GPU is made to wait for the check that the loss is finite
-_STREAMS = ("initial weights", "batch order", "dropout")
+_STREAMS = ("initial weights", "batch order", "dropout", "augmentation")  # a new one comes last
 
 
 class DivergedError(Exception):
@@ -49,6 +52,7 @@ class TrialConfig:
     batch_size: int
     architecture: Architecture
     precision: Precision = "fp32"
+    recipe: Recipe = field(default_factory=Recipe)
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class Trial:
         self.config = config
         self.device = device
         self.history: list[EpochRecord] = []
-        weights_seed, order_seed, dropout_seed = (
+        weights_seed, order_seed, dropout_seed, augmentation_seed = (
             int(child.generate_state(1, np.uint64)[0] >> np.uint64(1))
             for child in np.random.SeedSequence(config.seed).spawn(len(_STREAMS))
         )
@@ -121,6 +125,12 @@ class Trial:
         self.masks = self.model.seed_dropout(dropout_seed, device)
         self.order = np.random.Generator(np.random.PCG64(order_seed))
         self.optimizer = Adam(self.model.parameters(), config.learning_rate)
+        recipe = config.recipe
+        self.augmentation = (
+            Augmentation(recipe.flip, recipe.shift, augmentation_seed, config.architecture.input)
+            if recipe.augments
+            else None
+        )
         self.data = data
         self.train_images = _tensor(data.train_images, device)
         self.train_labels = _tensor(data.train_labels, device)
@@ -207,6 +217,8 @@ class Trial:
             "batch_order": order,
             "dropout": self.masks.state(),
         }
+        if self.augmentation is not None:
+            facts["augmentation"] = self.augmentation.state()
         on_cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         return TrialState(on_cpu, facts)
 
@@ -216,6 +228,8 @@ class Trial:
         self.history = [EpochRecord.from_json(row) for row in facts["history"]]
         self.order.bit_generator.state = facts["batch_order"]
         self.masks.load_state(facts["dropout"])
+        if self.augmentation is not None:
+            self.augmentation.load_state(facts["augmentation"])
         self.model.load_state_dict(_with_prefix(tensors, "model/"))
         # With no tensors of its own the best epoch is the latest one.
         self.best_weights = {
@@ -230,15 +244,31 @@ class Trial:
         predicted = torch.empty(len(order), dtype=torch.int64, device=self.device)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         every = 1 if self.device.type == "cpu" else _FINITE_CHECK_STEPS
-        for step, (start, stop) in enumerate(batches(len(order), self.config.batch_size), 1):
+        recipe = self.config.recipe
+        spans = list(batches(len(order), self.config.batch_size))
+        for step, (start, stop) in enumerate(spans, 1):
             indices = torch.from_numpy(order[start:stop]).to(self.device)
-            labels = self.train_labels[indices]
+            labels, images = self.train_labels[indices], self.train_images[indices]
+            if self.augmentation is not None:
+                images = self.augmentation(images)
+            self.optimizer.learning_rate = learning_rate_at(
+                recipe.schedule,
+                self.config.learning_rate,
+                self.epoch * len(spans) + step - 1,
+                self.config.epochs * len(spans),
+            )
             with self._autocast():
-                logits = self.model(self._scale(self.train_images[indices]))
-                loss = functional.cross_entropy(logits, labels)
+                logits = self.model(self._scale(images))
+                loss = functional.cross_entropy(
+                    logits, labels, label_smoothing=recipe.label_smoothing
+                )
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
+            if recipe.label_smoothing:
+                # Recorded against the labels as they are, so that recipes can be compared by it.
+                with torch.no_grad(), self._autocast():
+                    loss = functional.cross_entropy(logits, labels)
             total += loss.detach().double() * (stop - start)
             predicted[start:stop] = logits.detach().argmax(dim=1)
             if step % every == 0 and not math.isfinite(float(total)):

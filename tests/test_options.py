@@ -26,6 +26,7 @@ from distributed_fmlp.options import (
     parse,
     resumed_options,
 )
+from distributed_fmlp.recipe import RECIPE_FIELDS, Recipe
 
 ROOT = Path(distributed_fmlp.__file__).parents[1]
 PUBLISHED = SweepOptions(
@@ -38,6 +39,10 @@ PUBLISHED = SweepOptions(
     seed=(0,),
     val_fraction=0.2,
     precision="fp32",
+    schedule="constant",
+    label_smoothing=0.0,
+    flip=0.0,
+    shift=0.0,
     max_failures=3,
 )
 
@@ -77,6 +82,15 @@ BAD = [
     ("--data-dir", "/nowhere/at/all"),
     ("--data-dir", ""),
     ("--precision", "fp16"),
+    ("--schedule", "linear"),
+    ("--schedule", ""),
+    ("--label-smoothing", "1"),
+    ("--label-smoothing", "-0.1"),
+    ("--label-smoothing", "nan"),
+    ("--flip", "1.5"),
+    ("--flip", "-1"),
+    ("--shift", "often"),
+    ("--shift", "inf"),
     ("--cpus-per-trial", "0"),
     ("--cpus-per-trial", "1.5"),
     ("--gpus-per-trial", "-1"),
@@ -144,6 +158,7 @@ def test_every_option_is_taken() -> None:
             "--dataset digits --data-dir / --lr 0.1 --lr 1e-05 --epochs 2 --batch-size 8 "
             "--dropout 0 0.5 --hidden 64 32 --seed 4 --seed 2 --val-fraction 0.25 "
             "--cpus-per-trial 2 --gpus-per-trial 0.25 --max-concurrent 3 --precision bf16 "
+            "--schedule cosine --label-smoothing 0.1 --flip 0.5 --shift 0.25 "
             "--name été --results r --storage s3://bucket/path --address auto "
             "--max-failures 0 --quiet"
         )
@@ -162,6 +177,10 @@ def test_every_option_is_taken() -> None:
         gpus_per_trial=0.25,
         max_concurrent=3,
         precision="bf16",
+        schedule="cosine",
+        label_smoothing=0.1,
+        flip=0.5,
+        shift=0.25,
         name="été",
         results="r",
         storage="s3://bucket/path",
@@ -229,6 +248,10 @@ def any_options(draw: st.DrawFn) -> SweepOptions:
         gpus_per_trial=draw(st.none() | st.floats(0, 1) | st.integers(1, 8).map(float)),
         max_concurrent=draw(st.none() | st.integers(1, 100)),
         precision=draw(st.sampled_from(["fp32", "bf16"])),
+        schedule=draw(st.sampled_from(["constant", "cosine"])),
+        label_smoothing=draw(rates),
+        flip=draw(st.floats(0, 1)),
+        shift=draw(st.floats(0, 1)),
         name=draw(st.none() | names),
         results=draw(st.sampled_from(["results", "/a b/c", "-r", "it's"])),
         storage=draw(st.none() | st.sampled_from(["s3://bucket/a b", "/mnt/x y"])),
@@ -267,6 +290,12 @@ def test_options_come_back_from_json_and_from_the_command_that_reproduces_them(
         ("hidden", {"first": 64}),
         ("seed", [0.5]),
         ("precision", "fp64"),
+        ("schedule", "cosin"),
+        ("schedule", None),
+        ("label_smoothing", "0.1"),
+        ("label_smoothing", 1.0),
+        ("flip", 2),
+        ("shift", [0.5]),
         ("name", "../escape"),
         ("name", ["a", "b"]),
         ("storage", 3),
@@ -280,12 +309,22 @@ def test_recorded_options_that_no_command_line_could_give_are_refused(key: str, 
         SweepOptions.from_json(recorded)
 
 
-@pytest.mark.parametrize("key", sorted(SweepOptions().to_json()))
+@pytest.mark.parametrize("key", sorted(SweepOptions().to_json().keys() - set(RECIPE_FIELDS)))
 def test_a_recorded_option_that_is_missing_is_no_default(key: str) -> None:
     recorded = SweepOptions().to_json()
     del recorded[key]
     with pytest.raises(OptionError, match=key):
         SweepOptions.from_json(recorded)
+
+
+def test_a_run_recorded_before_recipes_could_be_chosen_has_the_published_one() -> None:
+    options = SweepOptions(epochs=3, lr=(0.01,))
+    recorded = {key: value for key, value in options.to_json().items() if key not in RECIPE_FIELDS}
+    assert SweepOptions.from_json(recorded) == options
+    assert options.recipe == Recipe()
+    request = parse(["--resume", "old", "--schedule", "cosine"])
+    with pytest.raises(OptionError, match=r"--schedule cosine contradicts .* with constant"):
+        resumed_options(request, SweepOptions.from_json(recorded))
 
 
 def test_a_recorded_data_directory_may_have_gone() -> None:
@@ -312,6 +351,10 @@ CONTRADICTIONS = {
     "--cpus-per-trial": "1",
     "--gpus-per-trial": "0",
     "--precision": "bf16",
+    "--schedule": "cosine",
+    "--label-smoothing": "0.1",
+    "--flip": "0.5",
+    "--shift": "0.5",
     "--storage": "/mnt/other",
 }
 

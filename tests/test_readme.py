@@ -32,6 +32,7 @@ SHORTER = {
     "python -m distributed_fmlp.tune --hidden 512 128 --dropout 0.2 0.1 --epochs 10 "
     "--batch-size 128": ["--dataset", "digits", "--epochs", "1", "--lr", "0.001"],
     "python -m distributed_fmlp.tune --cpus-per-trial 1 --max-concurrent 2 --precision bf16": SMALL,
+    "python -m distributed_fmlp.tune --schedule cosine --label-smoothing 0.1": SMALL,
 }
 # Commands that need what a test machine lacks, each with the test or fact that stands in for it.
 ELSEWHERE = {

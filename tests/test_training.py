@@ -17,11 +17,13 @@ import sklearn.metrics
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from distributed_fmlp.architecture import Architecture
 from distributed_fmlp.bundle import weights_sha256
 from distributed_fmlp.data import Dataset, measure_scaling, stratified_split
 from distributed_fmlp.model import scale_pixels
+from distributed_fmlp.recipe import Recipe
 from distributed_fmlp.records import EpochRecord, best_epoch
 from distributed_fmlp.training import (
     DivergedError,
@@ -163,6 +165,88 @@ def test_saving_and_testing_change_nothing_of_what_comes_after(
         trial.state()
         trial.test()
     assert bits(trial) == bits(uninterrupted)
+
+
+# --- other recipes
+
+OTHER = Recipe(schedule="cosine", label_smoothing=0.1, flip=0.5, shift=0.25)
+
+
+def test_the_default_recipe_adds_nothing_to_the_state_or_to_the_images(data: TrialData) -> None:
+    trial = make(data)
+    assert trial.augmentation is None
+    assert "augmentation" not in trial.state().facts
+    assert Recipe().additions == []
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 4])
+def test_a_trial_of_another_recipe_continued_from_saved_state_ends_with_the_same_bits(
+    data: TrialData, stop_after: int
+) -> None:
+    whole = run(make(data, recipe=OTHER))
+    saved = through_files(run(make(data, recipe=OTHER), stop_after).state())
+    continued = make(data, recipe=OTHER)
+    continued.load_state(saved)
+    assert bits(run(continued)) == bits(whole)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(schedule="cosine"),
+        Recipe(label_smoothing=0.1),
+        Recipe(flip=0.5),
+        Recipe(shift=0.5),
+    ],
+)
+def test_each_addition_trains_other_weights_from_the_same_start(
+    data: TrialData, uninterrupted: Trial, recipe: Recipe
+) -> None:
+    trial = make(data, recipe=recipe)
+    start = weights_sha256(trial.model.state_dict())
+    assert start == weights_sha256(make(data).model.state_dict())
+    assert trial.order.bit_generator.state == make(data).order.bit_generator.state
+    assert bits(run(trial))[0] != bits(uninterrupted)[0]
+
+
+def test_a_cosine_schedule_ends_with_steps_that_change_almost_nothing(data: TrialData) -> None:
+    rates: list[float] = []
+    trial = make(data, recipe=Recipe(schedule="cosine"), epochs=2)
+    step = trial.optimizer.step
+    trial.optimizer.step = lambda: (rates.append(trial.optimizer.learning_rate), step())[1]  # type: ignore[method-assign]
+    run(trial, 2)
+    per_epoch = len(list(batches(len(data.train_indices), 64)))
+    assert len(rates) == 2 * per_epoch
+    assert rates[0] == CONFIG.learning_rate
+    assert rates[per_epoch] == pytest.approx(CONFIG.learning_rate / 2)
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates))
+    assert 0 < rates[-1] < 0.01 * CONFIG.learning_rate
+
+
+def test_the_recorded_training_loss_is_against_the_labels_as_they_are(data: TrialData) -> None:
+    trial = make(data, recipe=Recipe(label_smoothing=0.9))
+    seen: list[torch.Tensor] = []
+    trial.model.register_forward_hook(
+        lambda model, given, logits: (
+            seen.append(logits.detach().clone()) if model.training else None
+        )
+    )
+    order_state = trial.order.bit_generator.state
+    record = trial.train_epoch()
+    again = np.random.Generator(np.random.PCG64())
+    again.bit_generator.state = order_state
+    order = data.train_indices[again.permutation(len(data.train_indices))]
+    plain = functional.cross_entropy(
+        torch.cat(seen).double(), torch.from_numpy(data.train_labels[order])
+    )
+    assert record.train_loss == pytest.approx(float(plain), rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_small_network_learns_digits_by_another_recipe(data: TrialData, precision: str) -> None:
+    recipe = Recipe(schedule="cosine", label_smoothing=0.1, shift=0.25)
+    trial = run(make(data, precision=precision, recipe=recipe, epochs=12), 12)
+    assert trial.test().best.accuracy > 0.93
 
 
 # --- pairing

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from distributed_fmlp.recipe import Recipe
 from distributed_fmlp.report.tables import Column, Table
 from distributed_fmlp.run_directory import Run
 
@@ -65,12 +67,21 @@ def choices_table(run: Run) -> Table:
             f"{options.get('precision', 'fp32')}; Adam with PyTorch's defaults but the learning "
             "rate; the last, partial batch of an epoch is kept.",
         ],
+        *_additions(options),
     ]
     return Table(
         "What the published tables don't say",
         [Column("question"), Column("published"), Column("here")],
         rows,
     )
+
+
+def _additions(options: Mapping[str, Any]) -> list[list[str]]:
+    """What was added to the published recipe, where anything was."""
+    additions = Recipe.from_json(options).additions
+    if not additions:
+        return []
+    return [["What is not of the published recipe?", "-", f"{'; '.join(additions)}."]]
 
 
 def _mapping(value: object) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from distributed_fmlp.recipe import Recipe
 from distributed_fmlp.run_directory import Run
 
 
@@ -77,8 +78,7 @@ def why_not_beside(run: Run) -> str | None:
     for key, name in (("epochs", "epochs"), ("batch_size", "images a batch")):
         if options.get(key) != training[key]:
             differences.append(f"{options.get(key, 'unknown')} {name} for {training[key]}")
-    if options.get("schedule", "constant") != "constant":
-        differences.append(f"a {options['schedule']} learning-rate schedule for a constant rate")
+    differences += Recipe.from_json(options).additions
     if not differences:
         return None
     return (

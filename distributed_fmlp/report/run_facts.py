@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from distributed_fmlp.recipe import RECIPE_FIELDS, Recipe
 from distributed_fmlp.run_directory import Run, format_learning_rate
 
 # Options that say where and how to run; the others are the recipe.
@@ -67,12 +68,14 @@ def _recipe(run: Run) -> list[str]:
     for key, words in (("epochs", "epochs"), ("batch_size", "images a batch")):
         if key in options:
             plain.append(f"{options[key]} {words}")
-    return ["; ".join(plain), "; ".join(extra_options(options))]
+    additions = Recipe.from_json(options).additions
+    beyond = f"not the published recipe: {'; '.join(additions)}" if additions else ""
+    return ["; ".join(plain), "; ".join(extra_options(options)), beyond]
 
 
 def extra_options(options: Mapping[str, Any]) -> list[str]:
     """Options of the recipe that the other lines don't show, as they would be given."""
-    said = {"lr", "seed", "epochs", "batch_size", "hidden", "dropout"}
+    said = {"lr", "seed", "epochs", "batch_size", "hidden", "dropout", *RECIPE_FIELDS}
     return [
         f"{key.replace('_', ' ')} {value}"
         for key, value in options.items()
@@ -83,9 +86,11 @@ def extra_options(options: Mapping[str, Any]) -> list[str]:
 def recipe(run: Run) -> dict[str, str]:
     """What decides a run's figures, by name, as text: to find where two runs differ."""
     info = run.info
+    # A run that was recorded before an addition existed has its default.
+    recorded = {**info["options"], **Recipe.from_json(info["options"]).to_json()}
     options = {
         key.replace("_", " "): _shown(value)
-        for key, value in info["options"].items()
+        for key, value in recorded.items()
         if key not in _PLACE_OPTIONS | {"hidden", "dropout", "lr", "seed"}
     }
     rates = dict.fromkeys(format_learning_rate(trial.learning_rate) for trial in run.trials)

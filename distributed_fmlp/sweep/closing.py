@@ -26,7 +26,7 @@ EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 def greet(sweep: Sweep, plan: Plan, out: TextIO, logs: Sequence[str]) -> None:
     """Say what is about to be trained, on what, and where it goes."""
     info = sweep.info
-    data = info["dataset"]
+    data, additions = info["dataset"], sweep.options.recipe.additions
     device = f"{plan.gpus_per_trial:g} GPU and " if plan.gpus_per_trial else ""
     say_banner(sweep, out)
     _say(
@@ -35,6 +35,7 @@ def greet(sweep: Sweep, plan: Plan, out: TextIO, logs: Sequence[str]) -> None:
         f"{plan.at_once} at once, {device}{plan.cpus_per_trial} CPU each",
         f"Data {data['name']} (SHA-256 {data['sha256'][:12]}): {data['n_train']:,} to train, "
         f"{data['n_validation']:,} to choose by, {data['n_test']:,} to test",
+        *([f"Not the published recipe: {'; '.join(additions)}"] if additions else []),
         f"Checkpoints {sweep.storage.shown}",
         f"Ray's logs {' and '.join(logs)}",
         "",

@@ -72,6 +72,7 @@ class Sweep:
             batch_size=self.options.batch_size,
             architecture=Architecture.from_json(self.info["architecture"]),
             precision=self.options.precision,
+            recipe=self.options.recipe,
         )
 
     def save(self) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from distributed_fmlp import provenance
 from distributed_fmlp.bundle import Bundle, write_bundle
+from distributed_fmlp.recipe import Recipe
 from distributed_fmlp.records import EpochRecord, TrialRecord
 from distributed_fmlp.run_directory import Predictions, choose, load_run, save_trial
 from distributed_fmlp.sweep.checkpoints import newest_state
@@ -100,7 +101,7 @@ def deliver_bundle(run_path: Path, storage: Storage) -> Bundle | None:
     state = newest_state(storage, info["run_id"], chosen.trial_id)
     assert state is not None and chosen.best_epoch is not None and chosen.test_best is not None
     best: EpochRecord = next(row for row in chosen.epochs if row.epoch == chosen.best_epoch)
-    options = info["options"]
+    options, recipe = info["options"], Recipe.from_json(info["options"])
     return write_bundle(
         run_path / "bundle",
         best_weights(state),
@@ -116,6 +117,7 @@ def deliver_bundle(run_path: Path, storage: Storage) -> Bundle | None:
                 "optimizer": "Adam",
                 "precision": options["precision"],
                 "dropout": info["architecture"]["dropout"],
+                **recipe.to_json(),
             },
             "seed": chosen.seed,
             "epoch": chosen.best_epoch,

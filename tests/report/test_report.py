@@ -97,6 +97,18 @@ def test_the_published_figures_stand_beside_their_own_learning_rate(tmp_path: Pa
             },
             "dropout 0.1, 0.3 for 0.3",
         ),
+        (
+            {
+                "options": {
+                    "epochs": 25,
+                    "batch_size": 64,
+                    "schedule": "cosine",
+                    "label_smoothing": 0.1,
+                    "flip": 0.0,
+                }
+            },
+            "a cosine learning-rate schedule for a constant rate; label smoothing 0.1 for none",
+        ),
     ],
 )
 def test_published_figures_are_not_set_beside_another_recipe_or_other_data(

@@ -56,7 +56,9 @@ def test_a_better_recipe_is_found_over_seeds_and_on_images(tmp_path: Path) -> No
     [same] = compared.by_rate
     assert (same.first, same.second) == ("plain · 0.001", "better · 0.001")
     table = recipes_table(compared)
-    assert table is not None and ["schedule", "-", "cosine"] in [list(row) for row in table.rows]
+    assert table is not None and ["schedule", "constant", "cosine"] in [
+        list(row) for row in table.rows
+    ]
 
 
 def test_runs_are_only_read_and_the_page_goes_where_it_is_asked(

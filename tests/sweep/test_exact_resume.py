@@ -185,6 +185,51 @@ def test_kills_at_random_moments_lose_nothing(desk: Desk, reference: Reference) 
     assert_same_bits(run, reference)
 
 
+# A trial without Ray, in a process of its own, as the sweep's are.
+PLAIN_TRIAL = """
+import sys, torch
+from distributed_fmlp.architecture import Architecture
+from distributed_fmlp.bundle import weights_sha256
+from distributed_fmlp.data import load_dataset, measure_scaling, stratified_split
+from distributed_fmlp.recipe import Recipe
+from distributed_fmlp.training import Trial, TrialConfig, TrialData, prepare_process
+
+prepare_process(1)
+digits = load_dataset("digits")
+split = stratified_split(digits.train_labels, 0.2, 0)
+data = TrialData(
+    digits.train_images, digits.train_labels, split.train_indices, split.val_indices,
+    digits.test_images, digits.test_labels,
+    measure_scaling(digits.train_images[split.train_indices]),
+)
+architecture = Architecture(hidden=(256, 64), dropout=(0.3, 0.3))
+recipe = Recipe(schedule="cosine", label_smoothing=0.1, flip=0.25, shift=0.5)
+trial = Trial(TrialConfig(0.01, 0, 10, 8, architecture, "fp32", recipe), data, torch.device("cpu"))
+while trial.epoch < 10:
+    trial.train_epoch()
+print(weights_sha256(trial.best_weights), weights_sha256(trial.model.state_dict()))
+"""
+
+
+def test_another_recipe_killed_half_way_ends_with_the_bits_of_a_trial_without_ray(
+    desk: Desk,
+) -> None:
+    recipe = shlex.split("--schedule cosine --label-smoothing 0.1 --flip 0.25 --shift 0.5")
+    words = [*RECIPE[: RECIPE.index("--lr")], "--lr", "0.01", "--cpus-per-trial", "1", *recipe]
+    command = desk.start(*words, "--name", "f")
+    command.wait_for_epoch(3)
+    desk.kill_everything()
+    command.finish()
+    finish_well(desk.start("--resume", "f"))
+    told = read_json(desk.results / "f" / "trials" / "lr_0.01_seed_0" / "trial.json")
+    plain = desk.start_words([sys.executable, "-c", PLAIN_TRIAL]).finish()
+    assert plain.out.split() == [told["weights_sha256"], told["last_weights_sha256"]], plain.err
+    manifest = read_json(desk.results / "f" / "bundle" / "manifest.json")
+    added = {"schedule": "cosine", "label_smoothing": 0.1, "flip": 0.25, "shift": 0.5}
+    assert added.items() <= manifest["hyperparameters"].items()
+    assert "Not the published recipe: a cosine learning-rate" in "".join(command.lines)
+
+
 @contextlib.contextmanager
 def small_disk(path: Path, size: str) -> Iterator[None]:
     path.mkdir()
