@@ -13,6 +13,14 @@ from typing import Any, Literal, NoReturn
 from distributed_fmlp.architecture import ARCHITECTURE_2_HIDDEN, DROPOUT, Architecture
 from distributed_fmlp.errors import OptionError
 from distributed_fmlp.recipe import RECIPE_FIELDS, SCHEDULES, Recipe, Schedule
+from distributed_fmlp.search_space import (
+    DEFAULT_SPACE,
+    SAMPLES,
+    SEARCHED,
+    Range,
+    parse_range,
+    search_space,
+)
 
 LEARNING_RATES = (0.005, 0.001, 0.0009, 0.0006)
 DATASETS = ("auto", "fashion-mnist", "digits")
@@ -23,7 +31,7 @@ FREE_ON_RESUME = frozenset(
     {"data_dir", "results", "address", "max_concurrent", "max_failures", "quiet"}
 )
 # Options that runs recorded before they existed do without.
-_LATER = frozenset(RECIPE_FIELDS)
+_LATER = frozenset({*RECIPE_FIELDS, "search", "samples", "space"})
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,9 @@ class SweepOptions:
     label_smoothing: float = 0.0
     flip: float = 0.0
     shift: float = 0.0
+    search: Literal["grid", "random"] = "grid"
+    samples: int | None = None
+    space: tuple[str, ...] = ()
     name: str | None = None
     results: str = "results"
     storage: str | None = None
@@ -63,6 +74,53 @@ class SweepOptions:
         for option, values in (("--lr", self.lr), ("--seed", self.seed)):
             if len(set(values)) < len(values):
                 raise OptionError(f"{option}: the same value is given twice; give each once")
+        self._check_search()
+
+    def _check_search(self) -> None:
+        """Raises `OptionError` where the search's options contradict the others."""
+        if self.search == "grid":
+            for option, value in (("--samples", self.samples), ("--space", self.space)):
+                if value:
+                    raise OptionError(
+                        f"{option} {_shown(value)} is for a random search: add --search random, or "
+                        "leave it out"
+                    )
+            return
+        if self.lr != LEARNING_RATES:
+            raise OptionError(
+                "--lr lists the learning rates of a grid: with --search random give a range, such "
+                "as --space lr=0.0003:0.005"
+            )
+        if len(self.seed) > 1:
+            raise OptionError(
+                "--search random takes one --seed, which also draws the samples: run what it finds "
+                "again with several"
+            )
+        names = [parse_range(each).name for each in self.space]
+        for name in names:
+            option = name.replace("_", "-")
+            if names.count(name) > 1:
+                raise OptionError(f"--space {option} is given twice; give each range once")
+            if name in self._fixed:
+                raise OptionError(
+                    f"--space {option} contradicts --{option}: search it, or give its value"
+                )
+
+    @property
+    def _fixed(self) -> list[str]:
+        """Hyperparameters that could be searched and were given a value."""
+        usual = {item.name: item.default for item in fields(self)}
+        return [name for name in SEARCHED if name != "lr" and getattr(self, name) != usual[name]]
+
+    @property
+    def ranges(self) -> dict[str, Range]:
+        """What a random search draws from, by the option's name."""
+        return search_space(self.space, self._fixed)
+
+    @property
+    def n_samples(self) -> int:
+        """How many trials a random search draws."""
+        return SAMPLES if self.samples is None else self.samples
 
     @property
     def architecture(self) -> Architecture:
@@ -130,7 +188,7 @@ class SweepOptions:
             option = "--" + item.name.replace("_", "-")
             if value is True:
                 words.append(option)
-            elif item.name in ("lr", "seed"):
+            elif item.name in ("lr", "seed", "space"):
                 words += [word for each in value for word in (option, str(each))]
             elif isinstance(value, tuple):
                 words += [option, *map(str, value)]
@@ -263,6 +321,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--precision", choices=("fp32", "bf16"), help="arithmetic of the layers (default: fp32)"
     )
     _add_recipe(parser)
+    _add_search(parser)
     where = parser.add_argument_group("on what")
     where.add_argument(
         "--cpus-per-trial",
@@ -343,6 +402,36 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         type=probability,
         help="probability of moving a training image by one pixel (default: 0)",
     )
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("a search over several hyperparameters")
+    group.add_argument(
+        "--search",
+        choices=("grid", "random"),
+        help="grid (default): every learning rate with every seed; random: trials drawn at random, "
+        "the worse ones stopped early (ASHA)",
+    )
+    group.add_argument(
+        "--samples",
+        type=_whole(1, "at least 1 trial"),
+        help=f"trials of a random search (default: {SAMPLES})",
+    )
+    group.add_argument(
+        "--space",
+        action="append",
+        metavar="NAME=LOW:HIGH",
+        type=_range,
+        help=f"what to search, of {', '.join(SEARCHED).replace('_', '-')}; repeat for several "
+        f"(default: {' '.join(map(str, DEFAULT_SPACE))})",
+    )
+
+
+def _range(text: str) -> str:
+    try:
+        return str(parse_range(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _place(text: str) -> str:

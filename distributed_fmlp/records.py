@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
-TrialStatus = Literal["pending", "running", "finished", "failed"]
+# A trial that was stopped early by the search has ended; a run that was stopped can be resumed.
+TrialStatus = Literal["pending", "running", "finished", "stopped", "failed"]
 
 
 class _Record:
@@ -67,7 +68,7 @@ class TrialRecord(_Record):
     learning_rate: float
     seed: int
     status: TrialStatus = "pending"
-    reason: str | None = None  # why it failed
+    reason: str | None = None  # why it failed or was stopped early
     epochs: Sequence[EpochRecord] = field(default_factory=list)
     best_epoch: int | None = None  # chosen on validation
     test_best: TestRecord | None = None  # the chosen epoch
@@ -75,6 +76,13 @@ class TrialRecord(_Record):
     weights_sha256: str | None = None  # of the chosen epoch's weights.safetensors
     last_weights_sha256: str | None = None
     resources: Mapping[str, Any] = field(default_factory=dict)  # cpus, gpus, threads, device, node
+    # What a search gave this trial beside its learning rate, by option name; else empty.
+    hyperparameters: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is not being trained, or about to be."""
+        return self.status in ("finished", "stopped", "failed")
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:

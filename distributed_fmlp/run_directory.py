@@ -25,7 +25,7 @@ from distributed_fmlp.records import EpochRecord, TestRecord, TrialRecord, best_
 
 FORMAT_VERSION = 1
 RUN_STATUSES = ("running", "stopped", "finished", "failed")
-TRIAL_STATUSES = ("pending", "running", "finished", "failed")
+TRIAL_STATUSES = ("pending", "running", "finished", "stopped", "failed")
 EPOCH_COLUMNS = (
     "epoch",
     "train_loss",
@@ -324,6 +324,11 @@ def _check_trial_list(path: Path, entries: Any) -> None:
     for position, entry in enumerate(entries):
         where = f"trials[{position}]."
         _need(path, entry, where, trial_id=_STRING, learning_rate=_NUMBER, seed=_INTEGER)
+        drawn = entry.get("hyperparameters", {})
+        if not isinstance(drawn, dict) or not all(
+            name.isidentifier() and _is(each, _NUMBER) for name, each in drawn.items()
+        ):
+            raise _damaged(path, f"`{where}hyperparameters` are not numbers by name")
         name = entry["trial_id"]
         # The name becomes a directory: it must not lead out of the run.
         if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
@@ -335,11 +340,16 @@ def _check_trial_list(path: Path, entries: Any) -> None:
 def _load_trial(run_path: Path, entry: Mapping[str, Any], n_classes: int) -> TrialRecord:
     path = trial_directory(run_path, entry["trial_id"]) / "trial.json"
     if not path.exists():
-        return TrialRecord(entry["trial_id"], entry["learning_rate"], entry["seed"])
+        return TrialRecord(
+            entry["trial_id"],
+            entry["learning_rate"],
+            entry["seed"],
+            hyperparameters=entry.get("hyperparameters", {}),
+        )
     value = _read_object(path)
     _need(path, value, "", trial_id=_STRING, learning_rate=_NUMBER, seed=_INTEGER, status=_STRING)
-    for key in ("trial_id", "learning_rate", "seed"):
-        if value[key] != entry[key]:
+    for key in ("trial_id", "learning_rate", "seed", "hyperparameters"):
+        if value.get(key, {}) != entry.get(key, {}):
             raise _damaged(path, f"its `{key}` is not the one in run.json")
     if value["status"] not in TRIAL_STATUSES:
         raise _damaged(path, f"`status` is none of {', '.join(TRIAL_STATUSES)}")

@@ -27,7 +27,9 @@ from distributed_fmlp.options import (
     resumed_options,
 )
 from distributed_fmlp.recipe import RECIPE_FIELDS, Recipe
+from distributed_fmlp.search_space import SEARCHED, Range
 
+LATER = {*RECIPE_FIELDS, "search", "samples", "space"}  # not in the first runs
 ROOT = Path(distributed_fmlp.__file__).parents[1]
 PUBLISHED = SweepOptions(
     dataset="auto",
@@ -91,6 +93,23 @@ BAD = [
     ("--flip", "-1"),
     ("--shift", "often"),
     ("--shift", "inf"),
+    ("--search", "bayes"),
+    ("--samples", "0", "--search", "random"),
+    ("--samples", "8"),
+    ("--space", "lr=0.001:0.01"),
+    ("--space", "momentum=0:1", "--search", "random"),
+    ("--space", "lr", "--search", "random"),
+    ("--space", "lr=0.001", "--search", "random"),
+    ("--space", "lr=0:0.01", "--search", "random"),
+    ("--space", "lr=0.01:0.001", "--search", "random"),
+    ("--space", "lr=0.01:0.01", "--search", "random"),
+    ("--space", "lr=a:b", "--search", "random"),
+    ("--space", "lr=0.001:inf", "--search", "random"),
+    ("--space", "dropout=0:1", "--search", "random"),
+    ("--space", "flip=0:2", "--search", "random"),
+    ("--space", "lr=1e-4:1e-2", "--space", "lr=1e-3:1e-2", "--search", "random"),
+    ("--space", "label-smoothing=0:0.2", "--label-smoothing", "0.1", "--search", "random"),
+    ("--lr", "0.001", "--search", "random"),
     ("--cpus-per-trial", "0"),
     ("--cpus-per-trial", "1.5"),
     ("--gpus-per-trial", "-1"),
@@ -191,6 +210,19 @@ def test_every_option_is_taken() -> None:
     assert request.options.architecture.dropout == (0.0, 0.5)
 
 
+def test_a_random_search_takes_ranges_and_searches_by_default_what_no_option_fixes() -> None:
+    options = parse(shlex.split("--search random --space flip=0:.5 --samples 3 --seed 7")).options
+    assert (options.search, options.n_samples, options.seed) == ("random", 3, (7,))
+    assert options.space == ("flip=0.0:0.5",)
+    assert list(options.ranges) == ["lr", "flip"]  # the learning rate is always searched
+    usual = parse(["--search", "random"]).options
+    assert (usual.n_samples, list(usual.ranges)) == (16, ["lr", "dropout", "label_smoothing"])
+    fixed = parse(["--search", "random", "--dropout", "0.2"]).options
+    assert list(fixed.ranges) == ["lr", "label_smoothing"]
+    with pytest.raises(OptionError, match="--search random takes one --seed"):
+        parse(["--search", "random", "--seed", "0", "--seed", "1"])
+
+
 def test_directories_are_made_absolute_where_trials_or_a_resumed_run_need_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,11 +263,26 @@ names = st.text(min_size=1, max_size=20).filter(
 
 
 @st.composite
+def any_search(draw: st.DrawFn) -> dict[str, Any]:
+    """Options of a random search, and none that contradict it."""
+    bounds = st.tuples(st.floats(0.001, 0.4), st.floats(0.5, 0.9))
+    names = draw(st.lists(st.sampled_from(SEARCHED), unique=True))
+    return {
+        "search": "random",
+        "samples": draw(st.none() | st.integers(1, 1000)),
+        "space": tuple(str(Range(name, *draw(bounds))) for name in names),
+        "lr": SweepOptions().lr,
+        "seed": (draw(st.integers(0, 2**31 - 1)),),
+        **{name: getattr(SweepOptions(), name) for name in names},
+    }
+
+
+@st.composite
 def any_options(draw: st.DrawFn) -> SweepOptions:
     hidden = tuple(draw(st.lists(st.integers(1, 65536), min_size=1, max_size=5)))
     rates = st.floats(0, 1, exclude_max=True)
     count = draw(st.sampled_from([1, len(hidden)]))
-    return SweepOptions(
+    grid = SweepOptions(
         dataset=draw(st.sampled_from(["auto", "digits", "fashion-mnist"])),
         lr=tuple(draw(st.lists(positive, min_size=1, max_size=4, unique=True))),
         epochs=draw(st.integers(1, 10**9)),
@@ -259,6 +306,7 @@ def any_options(draw: st.DrawFn) -> SweepOptions:
         max_failures=draw(st.integers(0, 100)),
         quiet=draw(st.booleans()),
     )
+    return replace(grid, **draw(any_search())) if draw(st.booleans()) else grid
 
 
 @given(any_options())
@@ -309,7 +357,7 @@ def test_recorded_options_that_no_command_line_could_give_are_refused(key: str, 
         SweepOptions.from_json(recorded)
 
 
-@pytest.mark.parametrize("key", sorted(SweepOptions().to_json().keys() - set(RECIPE_FIELDS)))
+@pytest.mark.parametrize("key", sorted(SweepOptions().to_json().keys() - LATER))
 def test_a_recorded_option_that_is_missing_is_no_default(key: str) -> None:
     recorded = SweepOptions().to_json()
     del recorded[key]
@@ -319,7 +367,7 @@ def test_a_recorded_option_that_is_missing_is_no_default(key: str) -> None:
 
 def test_a_run_recorded_before_recipes_could_be_chosen_has_the_published_one() -> None:
     options = SweepOptions(epochs=3, lr=(0.01,))
-    recorded = {key: value for key, value in options.to_json().items() if key not in RECIPE_FIELDS}
+    recorded = {key: value for key, value in options.to_json().items() if key not in LATER}
     assert SweepOptions.from_json(recorded) == options
     assert options.recipe == Recipe()
     request = parse(["--resume", "old", "--schedule", "cosine"])
@@ -355,13 +403,15 @@ CONTRADICTIONS = {
     "--label-smoothing": "0.1",
     "--flip": "0.5",
     "--shift": "0.5",
+    "--search": "random",
     "--storage": "/mnt/other",
 }
+OF_A_SEARCH = {"samples", "space"}  # refused without --search random, so never on their own
 
 
 def test_every_option_is_either_free_on_resume_or_refused_when_it_contradicts_the_run() -> None:
     asked = {option.removeprefix("--").replace("-", "_") for option in CONTRADICTIONS}
-    assert asked | FREE_ON_RESUME | {"name"} == set(SweepOptions.__dataclass_fields__)
+    assert asked | FREE_ON_RESUME | OF_A_SEARCH | {"name"} == set(SweepOptions.__dataclass_fields__)
 
 
 @pytest.mark.parametrize("option", CONTRADICTIONS)
@@ -388,6 +438,15 @@ def test_options_that_say_what_the_run_has_are_taken_on_resume(words: str) -> No
     resumed = resumed_options(request, RECORDED)
     assert (resumed.lr, resumed.epochs, resumed.hidden) == ((0.01,), 7, (64, 32))
     assert resumed.data_dir == "/data"
+
+
+def test_a_search_is_resumed_with_its_own_samples_and_ranges() -> None:
+    words = ["--search", "random", "--samples", "4", "--space", "lr=0.001:0.01"]
+    recorded = parse(words).options
+    assert resumed_options(parse(["--resume", "run", *words]), recorded).samples == 4
+    other = ["--resume", "run", *words[:2], "--samples", "5"]
+    with pytest.raises(OptionError, match="--samples 5 contradicts the run run"):
+        resumed_options(parse(other), recorded)
 
 
 def test_where_and_how_to_run_may_be_said_anew_on_resume() -> None:

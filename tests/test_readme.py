@@ -33,6 +33,8 @@ SHORTER = {
     "--batch-size 128": ["--dataset", "digits", "--epochs", "1", "--lr", "0.001"],
     "python -m distributed_fmlp.tune --cpus-per-trial 1 --max-concurrent 2 --precision bf16": SMALL,
     "python -m distributed_fmlp.tune --schedule cosine --label-smoothing 0.1": SMALL,
+    "python -m distributed_fmlp.tune --search random --samples 12 --space lr=0.0003:0.005 "
+    "--space dropout=0.1:0.4": [*SMALL, "--samples", "3"],
 }
 # Commands that need what a test machine lacks, each with the test or fact that stands in for it.
 ELSEWHERE = {

@@ -12,6 +12,7 @@ from distributed_fmlp.report.published import (
     same_data,
     why_not_beside,
 )
+from distributed_fmlp.report.searched import hyperparameters_of
 from distributed_fmlp.report.statistics import (
     SIGNIFICANCE,
     Interval,
@@ -67,6 +68,8 @@ def range_words(interval: Interval, digits: int = 1) -> str:
 
 def _best_sentence(run: Run, figures: Sequence[RateFigures], best: RateFigures) -> str:
     rate = format_learning_rate(best.learning_rate)
+    drawn = hyperparameters_of(run, best.learning_rate)
+    rate += f" ({drawn})" if drawn else ""
     accuracy = f"{best.val_accuracy_percent.mean:.2f} %"
     over = f"the mean of {len(best.seeds)} seeds" if len(best.seeds) > 1 else "from one seed"
     if len(figures) == 1:

@@ -107,8 +107,9 @@ def _draw_split(
 def _mark_chosen(axes: Axes, trials: Sequence[TrialRecord], quantity: Quantity) -> None:
     chosen = [best for trial in trials if (best := best_epoch(trial.epochs)) is not None]
     single = len(chosen) == 1
-    ended = all(trial.status == "finished" for trial in trials)
-    label = "chosen epoch" if ended else "best epoch so far"
+    finished = all(trial.status == "finished" for trial in trials)
+    stopped = all(trial.status == "stopped" for trial in trials)
+    label = "chosen epoch" if finished else "best epoch" if stopped else "best epoch so far"
     label += f" ({chosen[0].epoch})" if single else " of each seed"
     if single:
         axes.axvline(chosen[0].epoch, color=GREY, lw=0.9, ls=":", zorder=1)

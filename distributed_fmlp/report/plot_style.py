@@ -97,7 +97,8 @@ def progress_words(run: Run, trials: Sequence[TrialRecord]) -> str:
     """That curves are not at their end yet, or why they never get there."""
     epochs = run.info["options"].get("epochs", "?")
     parts = []
-    for status, words in (("running", "still running"), ("pending", "waiting"), ("failed",) * 2):
+    told = {"running": "still running", "pending": "waiting", "stopped": "stopped early"}
+    for status, words in {**told, "failed": "failed"}.items():
         some = [trial for trial in trials if trial.status == status]
         if some and len(trials) == 1:
             parts.append(f"{words}: {len(some[0].epochs)} of {epochs} epochs")

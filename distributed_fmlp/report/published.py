@@ -10,6 +10,7 @@ from importlib import resources
 from typing import Any
 
 from distributed_fmlp.recipe import Recipe
+from distributed_fmlp.report.searched import is_search
 from distributed_fmlp.run_directory import Run
 
 
@@ -78,6 +79,8 @@ def why_not_beside(run: Run) -> str | None:
     for key, name in (("epochs", "epochs"), ("batch_size", "images a batch")):
         if options.get(key) != training[key]:
             differences.append(f"{options.get(key, 'unknown')} {name} for {training[key]}")
+    if is_search(run):
+        differences.append("several hyperparameters searched at random")
     differences += Recipe.from_json(options).additions
     if not differences:
         return None

@@ -11,6 +11,7 @@ from distributed_fmlp.records import TestRecord, TrialRecord, best_epoch
 from distributed_fmlp.report.charts import Chart
 from distributed_fmlp.report.page_charts import curve_charts
 from distributed_fmlp.report.published import PublishedRun, published_beside
+from distributed_fmlp.report.searched import hyperparameter_words
 from distributed_fmlp.report.tables import MISSING, Column, Table, figure
 from distributed_fmlp.run_directory import Run, format_learning_rate
 
@@ -79,11 +80,13 @@ def _facts(run: Run, trials: Sequence[TrialRecord]) -> list[str]:
     facts = []
     for trial in trials:
         best = best_epoch(trial.epochs)
-        words = f"Seed {trial.seed}: {trial.status}, {len(trial.epochs)} epochs"
+        drawn = hyperparameter_words(trial)
+        words = f"Seed {trial.seed}{f', {drawn}' if drawn else ''}: "
+        words += f"{trial.status}, {len(trial.epochs)} epochs"
         if best is not None:
-            kind = "chosen" if trial.status == "finished" else "best so far"
+            kind = {"finished": "chosen", "stopped": "best"}.get(trial.status, "best so far")
             words += f", {kind} epoch {best.epoch} (validation {100 * best.val_accuracy:.2f} %)"
-        if trial.status == "failed":
+        if trial.status in ("failed", "stopped"):
             words += f": {' '.join((trial.reason or 'no reason recorded').split())}"
         facts.append(words + ".")
     return facts

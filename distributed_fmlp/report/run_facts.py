@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from distributed_fmlp.recipe import RECIPE_FIELDS, Recipe
+from distributed_fmlp.report.searched import search_words
 from distributed_fmlp.run_directory import Run, format_learning_rate
 
 # Options that say where and how to run; the others are the recipe.
@@ -21,7 +22,8 @@ def run_facts(run: Run) -> list[tuple[str, list[str]]]:
     facts = [
         ("Run", [info["name"], _status(run)]),
         ("Data", _data(info)),
-        ("Network", [_network(info)]),
+        ("Network", [_network(run)]),
+        ("Search", [search_words(run)]),
         ("Recipe", _recipe(run)),
         ("Code", _code(info)),
         ("When", _when(info)),
@@ -31,8 +33,11 @@ def run_facts(run: Run) -> list[tuple[str, list[str]]]:
 
 
 def _status(run: Run) -> str:
-    finished = sum(trial.status == "finished" for trial in run.trials)
-    return f"{run.info['status']}; {finished} of {len(run.trials)} trials finished"
+    finished, stopped = (
+        sum(trial.status == status for trial in run.trials) for status in ("finished", "stopped")
+    )
+    words = f"{run.info['status']}; {finished} of {len(run.trials)} trials finished"
+    return f"{words}, {stopped} stopped early" if stopped else words
 
 
 def _data(info: Mapping[str, Any]) -> list[str]:
@@ -49,9 +54,11 @@ def _data(info: Mapping[str, Any]) -> list[str]:
     return [data["name"], ", ".join(counts), f"SHA-256 {data['sha256']}"]
 
 
-def _network(info: Mapping[str, Any]) -> str:
-    net = info["architecture"]
+def _network(run: Run) -> str:
+    net = run.info["architecture"]
     sizes = "-".join(str(size) for size in (net["input"], *net["hidden"], net["output"]))
+    if any("dropout" in trial.hyperparameters for trial in run.trials):
+        return f"{sizes}, dropout searched"
     rates = sorted(set(net["dropout"]))
     return f"{sizes}, dropout {', '.join(map(str, rates))}"
 
@@ -76,6 +83,7 @@ def _recipe(run: Run) -> list[str]:
 def extra_options(options: Mapping[str, Any]) -> list[str]:
     """Options of the recipe that the other lines don't show, as they would be given."""
     said = {"lr", "seed", "epochs", "batch_size", "hidden", "dropout", *RECIPE_FIELDS}
+    said |= {"search", "samples", "space"}
     return [
         f"{key.replace('_', ' ')} {value}"
         for key, value in options.items()
@@ -87,7 +95,13 @@ def recipe(run: Run) -> dict[str, str]:
     """What decides a run's figures, by name, as text: to find where two runs differ."""
     info = run.info
     # A run that was recorded before an addition existed has its default.
-    recorded = {**info["options"], **Recipe.from_json(info["options"]).to_json()}
+    recorded = {
+        "search": "grid",
+        "samples": None,
+        "space": [],
+        **info["options"],
+        **Recipe.from_json(info["options"]).to_json(),
+    }
     options = {
         key.replace("_", " "): _shown(value)
         for key, value in recorded.items()
@@ -95,7 +109,7 @@ def recipe(run: Run) -> dict[str, str]:
     }
     rates = dict.fromkeys(format_learning_rate(trial.learning_rate) for trial in run.trials)
     return {
-        "network": _network(info),
+        "network": _network(run),
         "learning rates": ", ".join(rates),
         "seeds": ", ".join(dict.fromkeys(str(trial.seed) for trial in run.trials)),
         **options,

@@ -16,6 +16,7 @@ from distributed_fmlp.report.comparison import (
     rate_figures,
 )
 from distributed_fmlp.report.published import PublishedRun, published_beside, why_not_beside
+from distributed_fmlp.report.searched import hyperparameter_words, search_sentence
 from distributed_fmlp.report.tables import percent
 from distributed_fmlp.run_directory import Run, choose
 
@@ -47,6 +48,7 @@ class SummaryRow:
     published_test_loss: float | None
     published_test_accuracy_percent: float | None
     published_test_f1: float | None
+    hyperparameters: str  # what a search gave the trial beside its learning rate, in words
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Summary:
     chosen_trial: str | None
     chosen_because: str
     not_beside: str | None  # why the published figures are not beside
+    search: str | None  # what became of a search's trials
     failures: Sequence[str]
     answer: Sequence[str]
     rows: Sequence[SummaryRow]
@@ -97,6 +100,7 @@ def summarize(run: Run) -> Summary:
         chosen_trial=chosen.trial_id if chosen else None,
         chosen_because=chosen_because(run.trials),
         not_beside=why_not_beside(run),
+        search=search_sentence(run),
         failures=[
             f"{trial.trial_id} failed: {' '.join((trial.reason or 'no reason recorded').split())}"
             for trial in run.trials
@@ -121,7 +125,7 @@ def substitution_banner(run: Run) -> str | None:
 
 def unfinished(run: Run) -> str | None:
     """What is still missing of a run, in one sentence; None when every trial has ended."""
-    ended = sum(trial.status in ("finished", "failed") for trial in run.trials)
+    ended = sum(trial.ended for trial in run.trials)
     status = run.info["status"]
     if status in ("finished", "failed") and ended == len(run.trials):
         return None
@@ -158,6 +162,15 @@ def chosen_because(trials: Sequence[TrialRecord]) -> str:
             why += " of the same validation loss, and its epoch is the earlier"
         else:
             why += " of the same validation loss and epoch, and it comes first"
+    ahead = [
+        trial.trial_id
+        for trial in trials
+        if trial.status == "stopped"
+        and trial.epochs
+        and _best(trial).val_accuracy > best.val_accuracy
+    ]
+    if ahead:
+        why += f" (more accurate, but stopped early: {', '.join(ahead)})"
     return f"{chosen.trial_id} is chosen: {why}; the test set had no say."
 
 
@@ -208,4 +221,5 @@ def _row(run: Run, trial: TrialRecord, *, chosen: bool) -> SummaryRow:
         published_test_loss=published.test_loss if published else None,
         published_test_accuracy_percent=published.test_accuracy_percent if published else None,
         published_test_f1=published.test_f1 if published else None,
+        hyperparameters=hyperparameter_words(trial),
     )

@@ -27,9 +27,11 @@ def summary_tables(summary: Summary) -> list[Table]:
     """Two tables: the epoch chosen on validation, and the last epoch, beside the published."""
     beside = summary.not_beside is None
     with_status = any(row.status != "finished" for row in summary.rows)
+    with_drawn = any(row.hyperparameters for row in summary.rows)
     trial_columns = [Column(""), Column("rate", "learning"), Column("seed")]
     chosen_columns = [
         *trial_columns,
+        *([Column("with")] if with_drawn else []),
         *([Column("status")] if with_status else []),
         *(Column(name, "validation") for name in ("epoch", "acc %")),
         *(Column(name, "test") for name in ("loss", "acc %", "F1")),
@@ -46,7 +48,9 @@ def summary_tables(summary: Summary) -> list[Table]:
     chosen_rows, last_rows = [], []
     for row in summary.rows:
         mark, rate = "*" if row.chosen else "", format_learning_rate(row.learning_rate)
-        chosen_cells = [mark, rate, str(row.seed), *([row.status] if with_status else [])]
+        chosen_cells = [mark, rate, str(row.seed)]
+        chosen_cells += [row.hyperparameters] if with_drawn else []
+        chosen_cells += [row.status] if with_status else []
         chosen_cells += [_count(row.chosen_epoch), figure(row.val_accuracy_percent, 2)]
         chosen_cells += _scores(row.test_loss, row.test_accuracy_percent, row.test_f1)
         last_cells = [mark, rate, str(row.seed), _count(row.last_epoch)]
@@ -232,7 +236,8 @@ def summary_json(summary: Summary) -> dict[str, Any]:
 
 
 def _remarks(summary: Summary) -> list[str]:
-    return [line for line in (summary.state, *summary.failures, summary.not_beside) if line]
+    remarks = (summary.state, summary.search, *summary.failures, summary.not_beside)
+    return [line for line in remarks if line]
 
 
 def one_line(text: str) -> str:

@@ -13,6 +13,7 @@ from distributed_fmlp import provenance
 from distributed_fmlp.errors import StorageError
 from distributed_fmlp.options import SweepOptions
 from distributed_fmlp.report import build_report, render_summary
+from distributed_fmlp.report.searched import search_words
 from distributed_fmlp.report.summary import substitution_banner
 from distributed_fmlp.run_directory import Run
 from distributed_fmlp.sweep.checkpoints import prune
@@ -27,6 +28,7 @@ def greet(sweep: Sweep, plan: Plan, out: TextIO, logs: Sequence[str]) -> None:
     """Say what is about to be trained, on what, and where it goes."""
     info = sweep.info
     data, additions = info["dataset"], sweep.options.recipe.additions
+    searched = search_words(Run(sweep.path, info, sweep.trials))
     device = f"{plan.gpus_per_trial:g} GPU and " if plan.gpus_per_trial else ""
     say_banner(sweep, out)
     _say(
@@ -35,6 +37,7 @@ def greet(sweep: Sweep, plan: Plan, out: TextIO, logs: Sequence[str]) -> None:
         f"{plan.at_once} at once, {device}{plan.cpus_per_trial} CPU each",
         f"Data {data['name']} (SHA-256 {data['sha256'][:12]}): {data['n_train']:,} to train, "
         f"{data['n_validation']:,} to choose by, {data['n_test']:,} to test",
+        *([f"Random search: {searched}; the worse trials are stopped early"] if searched else []),
         *([f"Not the published recipe: {'; '.join(additions)}"] if additions else []),
         f"Checkpoints {sweep.storage.shown}",
         f"Ray's logs {' and '.join(logs)}",
@@ -87,7 +90,10 @@ def stop(sweep: Sweep, out: TextIO) -> int:
     except OSError as error:
         raise _unwritten(sweep, error) from error
     done = sum(len(trial.epochs) for trial in sweep.trials)
-    total = len(sweep.trials) * sweep.options.epochs
+    total = sum(
+        len(trial.epochs) if trial.status == "stopped" else sweep.options.epochs
+        for trial in sweep.trials
+    )
     _say(
         out,
         "",

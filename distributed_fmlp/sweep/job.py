@@ -24,7 +24,14 @@ from distributed_fmlp.data import (
 from distributed_fmlp.errors import OptionError, RunError
 from distributed_fmlp.options import SweepOptions
 from distributed_fmlp.records import TrialRecord
-from distributed_fmlp.run_directory import Run, format_learning_rate, write_json
+from distributed_fmlp.run_directory import Run, write_json
+from distributed_fmlp.sweep.searching import (
+    architecture_of,
+    are_asked,
+    asked_trials,
+    described,
+    recipe_of,
+)
 from distributed_fmlp.sweep.storage import Storage, open_storage
 from distributed_fmlp.training import TrialConfig, TrialData
 
@@ -70,9 +77,11 @@ class Sweep:
             seed=trial.seed,
             epochs=self.options.epochs,
             batch_size=self.options.batch_size,
-            architecture=Architecture.from_json(self.info["architecture"]),
+            architecture=architecture_of(
+                Architecture.from_json(self.info["architecture"]), trial.hyperparameters
+            ),
             precision=self.options.precision,
-            recipe=self.options.recipe,
+            recipe=recipe_of(self.options.recipe, trial.hyperparameters),
         )
 
     def save(self) -> None:
@@ -81,9 +90,9 @@ class Sweep:
 
 
 def is_settled(trial: TrialRecord) -> bool:
-    """Whether a trial needs no more training: it has finished, or it has diverged."""
+    """Whether a trial needs no more training: finished, stopped by the search, or diverged."""
     diverged = trial.status == "failed" and (trial.reason or "").startswith(DIVERGED)
-    return trial.status == "finished" or diverged
+    return trial.status in ("finished", "stopped") or diverged
 
 
 def new_sweep(options: SweepOptions) -> Sweep:
@@ -99,7 +108,7 @@ def new_sweep(options: SweepOptions) -> Sweep:
     name = options.name or _default_name(dataset, results)
     path = results / name
     scaling = measure_scaling(dataset.train_images[split.train_indices])
-    trials = _trials(options)
+    trials = asked_trials(options)
     info = {
         "format_version": FORMAT_VERSION,
         "run_id": uuid.uuid4().hex,
@@ -125,9 +134,11 @@ def new_sweep(options: SweepOptions) -> Sweep:
         ).to_json(),
         "trials": [
             {key: value for key, value in trial.to_json().items()
-             if key in ("trial_id", "learning_rate", "seed")}
+             if key in ("trial_id", "learning_rate", "seed")
+             or (key == "hyperparameters" and value)}
             for trial in trials
         ],
+        "search": described(options),
         "source": provenance.source(),
         "versions": provenance.versions(),
         "machine": provenance.machine(),
@@ -181,12 +192,10 @@ def recorded_options(run: Run) -> SweepOptions:
 def _check_resumable(run: Run, options: SweepOptions) -> None:
     """Raises `RunError` when run.json lacks what a run is resumed from, or contradicts itself."""
     info = run.info
-    trials = [(trial.trial_id, trial.learning_rate, trial.seed) for trial in run.trials]
-    asked = [(trial.trial_id, trial.learning_rate, trial.seed) for trial in _trials(options)]
     classes = len(info["dataset"]["class_names"])
     try:
         whole = (
-            trials == asked
+            are_asked(run.trials, options)
             and info["architecture"] == replace(options.architecture, output=classes).to_json()
             and info["split"]["fraction"] == options.val_fraction
             and info["split"]["seed"] == SPLIT_SEED
@@ -203,14 +212,6 @@ def _check_resumable(run: Run, options: SweepOptions) -> None:
         raise _damaged(run, f"a part is missing or of the wrong kind: {error}") from error
     if not whole:
         raise _damaged(run, "its parts contradict each other")
-
-
-def _trials(options: SweepOptions) -> list[TrialRecord]:
-    return [
-        TrialRecord(f"lr_{format_learning_rate(lr)}_seed_{seed}", lr, seed)
-        for seed in options.seed
-        for lr in options.lr
-    ]
 
 
 def _damaged(run: Run, what: str) -> RunError:

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from distributed_fmlp import provenance
+from distributed_fmlp.architecture import Architecture
 from distributed_fmlp.bundle import Bundle, write_bundle
 from distributed_fmlp.recipe import Recipe
 from distributed_fmlp.records import EpochRecord, TrialRecord
 from distributed_fmlp.run_directory import Predictions, choose, load_run, save_trial
 from distributed_fmlp.sweep.checkpoints import newest_state
+from distributed_fmlp.sweep.searching import architecture_of, recipe_of
 from distributed_fmlp.sweep.storage import Storage
 from distributed_fmlp.training import TrialState
 
@@ -26,6 +28,7 @@ def record_from_facts(trial: TrialRecord, facts: Mapping[str, Any]) -> TrialReco
             "trial_id": trial.trial_id,
             "learning_rate": trial.learning_rate,
             "seed": trial.seed,
+            "hyperparameters": trial.hyperparameters,
             "epochs": facts["history"],
             **{
                 key: facts[key]
@@ -47,13 +50,29 @@ def record_from_facts(trial: TrialRecord, facts: Mapping[str, Any]) -> TrialReco
 
 
 def known_trials(storage: Storage, run_id: str, trials: list[TrialRecord]) -> list[TrialRecord]:
-    """Each trial as far as its checkpoints go; a trial with none is as if it had never started."""
+    """Each trial as far as its checkpoints go; a trial with none is as if it had never started.
+
+    That a search has stopped a trial early is not in its checkpoints, and stays as it is told.
+    """
     found = []
     for trial in trials:
         state = newest_state(storage, run_id, trial.trial_id)
-        blank = TrialRecord(trial.trial_id, trial.learning_rate, trial.seed)
-        found.append(blank if state is None else record_from_facts(blank, state.facts))
+        blank = TrialRecord(
+            trial.trial_id,
+            trial.learning_rate,
+            trial.seed,
+            hyperparameters=trial.hyperparameters,
+        )
+        known = blank if state is None else record_from_facts(blank, state.facts)
+        found.append(_as_told(known, trial, "stopped"))
     return found
+
+
+def _as_told(record: TrialRecord, told: TrialRecord, *ends: str) -> TrialRecord:
+    """A trial that has no end of its own yet, with the end that is told of it, if one of `ends`."""
+    if record.status == "running" and told.status in ends:
+        return replace(record, status=told.status, reason=told.reason)
+    return record
 
 
 def compile_trials(
@@ -70,9 +89,7 @@ def compile_trials(
             record = replace(trial, epochs=[], best_epoch=None)
             save_trial(run_path, record)
         else:
-            record = record_from_facts(trial, state.facts)
-            if record.status == "running" and trial.status == "failed":
-                record = replace(record, status="failed", reason=trial.reason)
+            record = _as_told(record_from_facts(trial, state.facts), trial, "failed", "stopped")
             save_trial(run_path, record, _predictions(state))
         compiled.append(record)
     return compiled
@@ -101,7 +118,9 @@ def deliver_bundle(run_path: Path, storage: Storage) -> Bundle | None:
     state = newest_state(storage, info["run_id"], chosen.trial_id)
     assert state is not None and chosen.best_epoch is not None and chosen.test_best is not None
     best: EpochRecord = next(row for row in chosen.epochs if row.epoch == chosen.best_epoch)
-    options, recipe = info["options"], Recipe.from_json(info["options"])
+    options, drawn = info["options"], chosen.hyperparameters
+    recipe = recipe_of(Recipe.from_json(options), drawn)
+    architecture = architecture_of(Architecture.from_json(info["architecture"]), drawn).to_json()
     return write_bundle(
         run_path / "bundle",
         best_weights(state),
@@ -109,14 +128,14 @@ def deliver_bundle(run_path: Path, storage: Storage) -> Bundle | None:
             "run": info["name"],
             "trial_id": chosen.trial_id,
             "created": provenance.now(),
-            "architecture": info["architecture"],
+            "architecture": architecture,
             "hyperparameters": {
                 "learning_rate": chosen.learning_rate,
                 "batch_size": options["batch_size"],
                 "epochs": options["epochs"],
                 "optimizer": "Adam",
                 "precision": options["precision"],
-                "dropout": info["architecture"]["dropout"],
+                "dropout": architecture["dropout"],
                 **recipe.to_json(),
             },
             "seed": chosen.seed,

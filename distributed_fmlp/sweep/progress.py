@@ -145,17 +145,15 @@ class _LiveTable:
         return [*head, *_figures(trial.epochs[-1]), marked, self._left(trial)]
 
     def _left(self, trial: TrialRecord) -> str:
-        if trial.status in ("finished", "failed"):
-            return "done" if trial.status == "finished" else "failed"
+        if trial.ended:
+            return "done" if trial.status == "finished" else trial.status
         missing = self._epochs - len(trial.epochs)
         return _clock(missing * trial.epochs[-1].seconds) if missing else "testing"
 
     def _caption(self) -> str:
         seconds = [row.seconds for trial in self._trials.values() for row in trial.epochs[-3:]]
         missing = sum(
-            self._epochs - len(trial.epochs)
-            for trial in self._trials.values()
-            if trial.status not in ("finished", "failed")
+            self._epochs - len(trial.epochs) for trial in self._trials.values() if not trial.ended
         )
         passed = f"{_clock(time.monotonic() - self._started)} passed"
         if not seconds:

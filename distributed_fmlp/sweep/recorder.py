@@ -13,6 +13,7 @@ from ray import tune
 from distributed_fmlp.records import EpochRecord, TrialRecord, best_epoch
 from distributed_fmlp.run_directory import save_trial
 from distributed_fmlp.sweep.progress import Progress
+from distributed_fmlp.sweep.searching import stopped_early
 
 _LONGEST_REASON = 200
 
@@ -27,11 +28,18 @@ class Recorder(tune.Callback):
     """
 
     def __init__(
-        self, run_path: Path, trials: Sequence[TrialRecord], epochs: int, progress: Progress
+        self,
+        run_path: Path,
+        trials: Sequence[TrialRecord],
+        epochs: int,
+        progress: Progress,
+        *,
+        stops_early: bool = False,
     ) -> None:
         self.records = {trial.trial_id: trial for trial in trials}
         self._run_path = run_path
         self._epochs = epochs
+        self._stops_early = stops_early
         self._progress = progress
         self._failures: dict[str, int] = {}
 
@@ -85,11 +93,17 @@ class Recorder(tune.Callback):
         if len(record.epochs) >= self._epochs:
             self._keep(record, status="finished")
             self._progress.ended(self.records[record.trial_id])
+        elif self._stops_early and record.status == "running":
+            # To Tune a trial that its scheduler has stopped is complete.
+            stopped = stopped_early(record, self._epochs)
+            self._keep(record, status=stopped.status, reason=stopped.reason)
+            self._progress.ended(stopped)
+            self._progress.note(stopped, str(stopped.reason))
 
     def end_all(self, reason: str) -> None:
         """Tune itself has failed: what it had not finished has failed for good with it."""
         for record in list(self.records.values()):
-            if record.status not in ("finished", "failed"):
+            if not record.ended:
                 self._keep(record, status="failed", reason=reason)
                 failed = self.records[record.trial_id]
                 self._progress.ended(failed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import tempfile
@@ -137,7 +138,9 @@ class _Reporter:
         scratch.mkdir(mode=0o700, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=scratch) as directory:
             write_state(Path(directory), sealed)
-            metrics = self._metrics(records[-1]) if records else {"epoch": 0}
+            # A scheduler insists on its metric, even of a trial that has none.
+            nothing = {"epoch": 0, "val_accuracy": math.nan}
+            metrics = self._metrics(records[-1]) if records else nothing
             # Read by the driver; Tune's own loggers pass over text.
             metrics |= {key: self._facts[key] for key in ("status", "reason") if key in self._facts}
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(directory))

@@ -9,10 +9,11 @@ from typing import Any
 from ray import tune
 
 from distributed_fmlp.sweep.checkpoints import ATTEMPT, attempts
-from distributed_fmlp.sweep.job import Sweep
+from distributed_fmlp.sweep.job import Sweep, is_settled
 from distributed_fmlp.sweep.progress import Progress
 from distributed_fmlp.sweep.recorder import Recorder
 from distributed_fmlp.sweep.resources import Plan
+from distributed_fmlp.sweep.searching import early_stopping
 from distributed_fmlp.sweep.trainable import TrialTask, train_trial
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,12 @@ def tune_trials(sweep: Sweep, plan: Plan, progress: Progress) -> None:
     it depends on how the one before it died; the trials themselves find their checkpoints.
     """
     pending = [replace(trial, status="pending", reason=None) for trial in sweep.pending]
-    recorder = Recorder(sweep.path, pending, sweep.options.epochs, progress)
+    scheduler = early_stopping(
+        sweep.options, [trial for trial in sweep.trials if is_settled(trial)]
+    )
+    recorder = Recorder(
+        sweep.path, pending, sweep.options.epochs, progress, stops_early=scheduler is not None
+    )
     task = TrialTask(
         run_id=sweep.info["run_id"],
         configs={trial.trial_id: sweep.config(trial) for trial in pending},
@@ -44,6 +50,7 @@ def tune_trials(sweep: Sweep, plan: Plan, progress: Progress) -> None:
         param_space={"trial": tune.grid_search(specs)},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=plan.at_once,
+            scheduler=scheduler,
             trial_name_creator=_trial_id,
             trial_dirname_creator=_trial_id,
         ),
