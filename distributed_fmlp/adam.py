@@ -1,8 +1,9 @@
 """Adam (Kingma & Ba, 2015) by PyTorch's own fused kernel, with PyTorch's default constants.
 
-The same numbers as `torch.optim.Adam(parameters, lr, fused=True)`, to the last bit. The difference
-is what it costs a process: that class imports torch's compiler on its first step, 70 MiB and a
-second of every trial, only to say that it isn't used.
+The same numbers as `torch.optim.Adam(parameters, lr, fused=True)`, to the last bit; with a weight
+decay, those of `torch.optim.AdamW` (Loshchilov & Hutter, 2019) for the weight matrices. The
+difference is what it costs a process: those classes import torch's compiler on their first step, 70
+MiB and a second of every trial, only to say that it isn't used.
 """
 
 from __future__ import annotations
@@ -19,11 +20,25 @@ _SLOTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Adam:
-    """Updates `parameters` in place from their gradients."""
+    """Updates `parameters` in place from their gradients.
 
-    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> None:
+    `learning_rate` may be set anew before any step. A `weight_decay` shrinks matrices alone, not
+    biases or the scales and shifts of batch norm.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        learning_rate: float,
+        weight_decay: float = 0.0,
+    ) -> None:
         self.parameters: list[Tensor] = list(parameters)
         self.learning_rate = learning_rate
+        decayed = [each.dim() > 1 and weight_decay > 0 for each in self.parameters]
+        self._groups = [  # what one call updates: parameters by index, and their weight decay
+            ([index for index, each in enumerate(decayed) if each is kind], weight_decay * kind)
+            for kind in sorted(set(decayed))
+        ]
         self._slots: dict[str, list[Tensor]] = {
             "step": [
                 torch.zeros((), dtype=torch.float32, device=parameter.device)
@@ -44,22 +59,24 @@ class Adam:
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         if len(gradients) != len(self.parameters):
             raise ValueError("a parameter has no gradient: call backward() on a loss first")
-        functional_adam.adam(
-            self.parameters,
-            gradients,
-            self._slots["exp_avg"],
-            self._slots["exp_avg_sq"],
-            [],
-            self._slots["step"],
-            fused=True,
-            amsgrad=False,
-            beta1=BETAS[0],
-            beta2=BETAS[1],
-            lr=self.learning_rate,
-            weight_decay=0.0,
-            eps=EPSILON,
-            maximize=False,
-        )
+        for indices, weight_decay in self._groups:
+            functional_adam.adam(
+                [self.parameters[index] for index in indices],
+                [gradients[index] for index in indices],
+                [self._slots["exp_avg"][index] for index in indices],
+                [self._slots["exp_avg_sq"][index] for index in indices],
+                [],
+                [self._slots["step"][index] for index in indices],
+                fused=True,
+                amsgrad=False,
+                beta1=BETAS[0],
+                beta2=BETAS[1],
+                lr=self.learning_rate,
+                weight_decay=weight_decay,
+                decoupled_weight_decay=weight_decay > 0,
+                eps=EPSILON,
+                maximize=False,
+            )
 
     def state(self) -> dict[str, Tensor]:
         """Moments and step counts by `<index of the parameter>/<slot>`; not copies."""

@@ -53,6 +53,7 @@ class SweepOptions:
     precision: Literal["fp32", "bf16"] = "fp32"
     schedule: Schedule = "constant"
     label_smoothing: float = 0.0
+    weight_decay: float = 0.0
     flip: float = 0.0
     shift: float = 0.0
     search: Literal["grid", "random"] = "grid"
@@ -391,6 +392,11 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         "--label-smoothing",
         type=share,
         help="share of each label spread evenly over all classes (default: 0)",
+    )
+    group.add_argument(
+        "--weight-decay",
+        type=_number(lambda value: value >= 0, "0 or more"),
+        help="decoupled weight decay of the weight matrices, as in AdamW (default: 0)",
     )
     group.add_argument(
         "--flip",

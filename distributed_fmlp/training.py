@@ -124,7 +124,9 @@ class Trial:
         self.model: FMLP = build_model(config.architecture, weights_seed).to(device)
         self.masks = self.model.seed_dropout(dropout_seed, device)
         self.order = np.random.Generator(np.random.PCG64(order_seed))
-        self.optimizer = Adam(self.model.parameters(), config.learning_rate)
+        self.optimizer = Adam(
+            self.model.parameters(), config.learning_rate, config.recipe.weight_decay
+        )
         recipe = config.recipe
         self.augmentation = (
             Augmentation(recipe.flip, recipe.shift, augmentation_seed, config.architecture.input)

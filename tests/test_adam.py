@@ -41,6 +41,30 @@ def test_thirty_steps_give_the_bits_of_torchs_fused_adam() -> None:
     assert not same(mine, network())
 
 
+def test_with_a_weight_decay_they_are_those_of_torchs_fused_adamw_for_matrices() -> None:
+    mine, theirs = network(), network()
+    train(mine, Adam(mine.parameters(), 0.005, 0.2), range(30))
+    matrices = [each for each in theirs.parameters() if each.dim() > 1]
+    others = [each for each in theirs.parameters() if each.dim() == 1]
+    groups = [{"params": others, "weight_decay": 0.0}, {"params": matrices, "weight_decay": 0.2}]
+    train(theirs, torch.optim.AdamW(groups, lr=0.005, fused=True), range(30))
+    assert same(mine, theirs)
+    plain = network()
+    train(plain, Adam(plain.parameters(), 0.005), range(30))
+    assert not same(mine, plain)
+
+
+def test_the_learning_rate_may_be_set_anew_before_each_step() -> None:
+    mine, theirs = network(), network()
+    one = Adam(mine.parameters(), 0.005)
+    other = torch.optim.Adam(theirs.parameters(), lr=0.005, fused=True)
+    for step in range(10):
+        one.learning_rate = other.param_groups[0]["lr"] = 0.005 / (1 + step)
+        train(mine, one, range(step, step + 1))
+        train(theirs, other, range(step, step + 1))
+    assert same(mine, theirs)
+
+
 def test_a_loaded_state_goes_on_as_if_it_had_never_stopped() -> None:
     whole, parted = network(), network()
     train(whole, Adam(whole.parameters(), 0.01), range(10))

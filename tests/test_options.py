@@ -43,6 +43,7 @@ PUBLISHED = SweepOptions(
     precision="fp32",
     schedule="constant",
     label_smoothing=0.0,
+    weight_decay=0.0,
     flip=0.0,
     shift=0.0,
     max_failures=3,
@@ -89,6 +90,8 @@ BAD = [
     ("--label-smoothing", "1"),
     ("--label-smoothing", "-0.1"),
     ("--label-smoothing", "nan"),
+    ("--weight-decay", "-0.01"),
+    ("--weight-decay", "inf"),
     ("--flip", "1.5"),
     ("--flip", "-1"),
     ("--shift", "often"),
@@ -177,7 +180,7 @@ def test_every_option_is_taken() -> None:
             "--dataset digits --data-dir / --lr 0.1 --lr 1e-05 --epochs 2 --batch-size 8 "
             "--dropout 0 0.5 --hidden 64 32 --seed 4 --seed 2 --val-fraction 0.25 "
             "--cpus-per-trial 2 --gpus-per-trial 0.25 --max-concurrent 3 --precision bf16 "
-            "--schedule cosine --label-smoothing 0.1 --flip 0.5 --shift 0.25 "
+            "--schedule cosine --label-smoothing 0.1 --weight-decay 0.05 --flip 0.5 --shift 0.25 "
             "--name été --results r --storage s3://bucket/path --address auto "
             "--max-failures 0 --quiet"
         )
@@ -198,6 +201,7 @@ def test_every_option_is_taken() -> None:
         precision="bf16",
         schedule="cosine",
         label_smoothing=0.1,
+        weight_decay=0.05,
         flip=0.5,
         shift=0.25,
         name="été",
@@ -297,6 +301,7 @@ def any_options(draw: st.DrawFn) -> SweepOptions:
         precision=draw(st.sampled_from(["fp32", "bf16"])),
         schedule=draw(st.sampled_from(["constant", "cosine"])),
         label_smoothing=draw(rates),
+        weight_decay=draw(st.floats(0, 10)),
         flip=draw(st.floats(0, 1)),
         shift=draw(st.floats(0, 1)),
         name=draw(st.none() | names),
@@ -343,6 +348,7 @@ def test_options_come_back_from_json_and_from_the_command_that_reproduces_them(
         ("label_smoothing", "0.1"),
         ("label_smoothing", 1.0),
         ("flip", 2),
+        ("weight_decay", -1.0),
         ("shift", [0.5]),
         ("name", "../escape"),
         ("name", ["a", "b"]),
@@ -401,6 +407,7 @@ CONTRADICTIONS = {
     "--precision": "bf16",
     "--schedule": "cosine",
     "--label-smoothing": "0.1",
+    "--weight-decay": "0.1",
     "--flip": "0.5",
     "--shift": "0.5",
     "--search": "random",

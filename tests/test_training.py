@@ -169,7 +169,7 @@ def test_saving_and_testing_change_nothing_of_what_comes_after(
 
 # --- other recipes
 
-OTHER = Recipe(schedule="cosine", label_smoothing=0.1, flip=0.5, shift=0.25)
+OTHER = Recipe(schedule="cosine", label_smoothing=0.1, weight_decay=0.1, flip=0.5, shift=0.25)
 
 
 def test_the_default_recipe_adds_nothing_to_the_state_or_to_the_images(data: TrialData) -> None:
@@ -195,6 +195,7 @@ def test_a_trial_of_another_recipe_continued_from_saved_state_ends_with_the_same
     [
         Recipe(schedule="cosine"),
         Recipe(label_smoothing=0.1),
+        Recipe(weight_decay=0.1),
         Recipe(flip=0.5),
         Recipe(shift=0.5),
     ],

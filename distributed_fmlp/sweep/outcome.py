@@ -133,7 +133,7 @@ def deliver_bundle(run_path: Path, storage: Storage) -> Bundle | None:
                 "learning_rate": chosen.learning_rate,
                 "batch_size": options["batch_size"],
                 "epochs": options["epochs"],
-                "optimizer": "Adam",
+                "optimizer": "AdamW" if recipe.weight_decay else "Adam",
                 "precision": options["precision"],
                 "dropout": architecture["dropout"],
                 **recipe.to_json(),

@@ -203,7 +203,9 @@ data = TrialData(
     measure_scaling(digits.train_images[split.train_indices]),
 )
 architecture = Architecture(hidden=(256, 64), dropout=(0.3, 0.3))
-recipe = Recipe(schedule="cosine", label_smoothing=0.1, flip=0.25, shift=0.5)
+recipe = Recipe(
+    schedule="cosine", label_smoothing=0.1, weight_decay=0.05, flip=0.25, shift=0.5
+)
 trial = Trial(TrialConfig(0.01, 0, 10, 8, architecture, "fp32", recipe), data, torch.device("cpu"))
 while trial.epoch < 10:
     trial.train_epoch()
@@ -214,7 +216,9 @@ print(weights_sha256(trial.best_weights), weights_sha256(trial.model.state_dict(
 def test_another_recipe_killed_half_way_ends_with_the_bits_of_a_trial_without_ray(
     desk: Desk,
 ) -> None:
-    recipe = shlex.split("--schedule cosine --label-smoothing 0.1 --flip 0.25 --shift 0.5")
+    recipe = shlex.split(
+        "--schedule cosine --label-smoothing 0.1 --weight-decay 0.05 --flip 0.25 --shift 0.5"
+    )
     words = [*RECIPE[: RECIPE.index("--lr")], "--lr", "0.01", "--cpus-per-trial", "1", *recipe]
     command = desk.start(*words, "--name", "f")
     command.wait_for_epoch(3)
@@ -225,7 +229,14 @@ def test_another_recipe_killed_half_way_ends_with_the_bits_of_a_trial_without_ra
     plain = desk.start_words([sys.executable, "-c", PLAIN_TRIAL]).finish()
     assert plain.out.split() == [told["weights_sha256"], told["last_weights_sha256"]], plain.err
     manifest = read_json(desk.results / "f" / "bundle" / "manifest.json")
-    added = {"schedule": "cosine", "label_smoothing": 0.1, "flip": 0.25, "shift": 0.5}
+    added = {
+        "schedule": "cosine",
+        "label_smoothing": 0.1,
+        "weight_decay": 0.05,
+        "flip": 0.25,
+        "shift": 0.5,
+    }
+    assert manifest["hyperparameters"]["optimizer"] == "AdamW"
     assert added.items() <= manifest["hyperparameters"].items()
     assert "Not the published recipe: a cosine learning-rate" in "".join(command.lines)
 
