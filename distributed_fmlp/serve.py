@@ -8,8 +8,8 @@ import math
 import sys
 from collections.abc import Sequence
 
+from distributed_fmlp.command_line import OneLineParser
 from distributed_fmlp.errors import OptionError, UserError
-from distributed_fmlp.options import OneLineParser
 
 COMMANDS = ("status", "promote", "rollback")
 DEFAULT_ADDRESS = "http://127.0.0.1:8000"

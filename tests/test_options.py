@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 import distributed_fmlp
 from distributed_fmlp import tune
+from distributed_fmlp.command_line import build_parser
 from distributed_fmlp.errors import OptionError
 from distributed_fmlp.options import (
     FREE_ON_RESUME,
     SweepOptions,
-    build_parser,
     parse,
     resumed_options,
 )
