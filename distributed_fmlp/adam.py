@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.optim import adam as functional_adam
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -48,33 +47,29 @@ class Adam:
             "exp_avg_sq": [torch.zeros_like(parameter.detach()) for parameter in self.parameters],
         }
 
-    def zero_grad(self) -> None:
-        """Forget the gradients; the next backward pass makes new ones."""
-        for parameter in self.parameters:
-            parameter.grad = None
-
     @torch.no_grad()
     def step(self) -> None:
         """One update. Raises `ValueError` when a parameter has no gradient."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         if len(gradients) != len(self.parameters):
             raise ValueError("a parameter has no gradient: call backward() on a loss first")
+        torch._foreach_add_(self._slots["step"], 1)
         for indices, weight_decay in self._groups:
-            functional_adam.adam(
+            # What torch.optim's classes come to; in between they look for a compiler and a scaler.
+            update = torch._fused_adamw_ if weight_decay else torch._fused_adam_
+            update(
                 [self.parameters[index] for index in indices],
                 [gradients[index] for index in indices],
                 [self._slots["exp_avg"][index] for index in indices],
                 [self._slots["exp_avg_sq"][index] for index in indices],
                 [],
                 [self._slots["step"][index] for index in indices],
-                fused=True,
-                amsgrad=False,
+                lr=self.learning_rate,
                 beta1=BETAS[0],
                 beta2=BETAS[1],
-                lr=self.learning_rate,
                 weight_decay=weight_decay,
-                decoupled_weight_decay=weight_decay > 0,
                 eps=EPSILON,
+                amsgrad=False,
                 maximize=False,
             )
 

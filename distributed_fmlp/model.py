@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from distributed_fmlp.architecture import Architecture
 from distributed_fmlp.data import Scaling
 
+_DRAWS_PER_WORD = 4  # of 16 bits each
 _STEPS = 1 << 16  # a mask element is kept when a 16-bit draw reaches rate * 65,536
 
 
@@ -33,13 +35,31 @@ class MaskGenerator:
         if self._torch is not None:
             kept = torch.rand(like.shape, generator=self._torch, device=like.device) >= rate
             return kept.to(like.dtype).mul_(1.0 / (1.0 - rate))
-        threshold = min(round(rate * _STEPS), _STEPS - 1)  # a rate is below 1
-        count = like.numel()
-        words = self._numpy.integers(0, 1 << 64, (count + 3) // 4, dtype=np.uint64)
-        kept_bits = words.view(np.uint16)[:count] >= threshold
-        scale = np.float32(_STEPS / (_STEPS - threshold))
-        mask = np.multiply(kept_bits, scale, dtype=np.float32)
-        return torch.from_numpy(mask).view(like.shape).to(like.dtype)
+        (mask,) = self.draw_each([like.shape], [rate])
+        return mask.to(like.dtype)
+
+    def draw_each(self, shapes: Sequence[torch.Size], rates: Sequence[float]) -> list[Tensor]:
+        """Masks float32 for several layers on the CPU, as `draw` would give one after the other.
+
+        A layer whose rate is 0 takes nothing from the generator.
+        """
+        words = [
+            (shape.numel() + _DRAWS_PER_WORD - 1) // _DRAWS_PER_WORD if rate else 0
+            for shape, rate in zip(shapes, rates, strict=True)
+        ]
+        drawn = self._numpy.bit_generator.random_raw(sum(words))
+        masks, start = [], 0
+        for shape, rate, count in zip(shapes, rates, words, strict=True):
+            if not rate:
+                masks.append(torch.ones(shape))
+                continue
+            threshold = min(round(rate * _STEPS), _STEPS - 1)  # a rate is below 1
+            draws = drawn[start : start + count].view(np.uint16)[: shape.numel()]
+            start += count
+            scale = np.float32(_STEPS / (_STEPS - threshold))
+            mask = np.multiply(draws >= threshold, scale, dtype=np.float32)
+            masks.append(torch.from_numpy(mask).view(shape))
+        return masks
 
     def state(self) -> dict[str, Any]:
         """The state as JSON values."""

@@ -27,6 +27,7 @@ from distributed_fmlp.adam import Adam
 from distributed_fmlp.architecture import Architecture
 from distributed_fmlp.augmentation import Augmentation
 from distributed_fmlp.data import Scaling
+from distributed_fmlp.gradients import gradients_for
 from distributed_fmlp.model import FMLP, build_model, scale_pixels
 from distributed_fmlp.recipe import Recipe
 from distributed_fmlp.records import EpochRecord, TestRecord, best_epoch
@@ -128,6 +129,9 @@ class Trial:
             self.model.parameters(), config.learning_rate, config.recipe.weight_decay
         )
         recipe = config.recipe
+        self.gradients = gradients_for(
+            self.model, self.masks, device, bf16=config.precision == "bf16"
+        )
         self.augmentation = (
             Augmentation(recipe.flip, recipe.shift, augmentation_seed, config.architecture.input)
             if recipe.augments
@@ -243,42 +247,38 @@ class Trial:
         """One epoch of steps; mean loss, predictions and labels int64 `[N]` in batch order."""
         self.model.train()
         order = self.data.train_indices[self.order.permutation(len(self.data.train_indices))]
+        rows = torch.from_numpy(order).to(self.device)
         predicted = torch.empty(len(order), dtype=torch.int64, device=self.device)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        every = 1 if self.device.type == "cpu" else _FINITE_CHECK_STEPS
         recipe = self.config.recipe
         spans = list(batches(len(order), self.config.batch_size))
-        for step, (start, stop) in enumerate(spans, 1):
-            indices = torch.from_numpy(order[start:stop]).to(self.device)
-            labels, images = self.train_labels[indices], self.train_images[indices]
+        losses = torch.empty(len(spans), device=self.device)
+        every = 1 if self.device.type == "cpu" else _FINITE_CHECK_STEPS
+        for step, (start, stop) in enumerate(spans):
+            labels = self.train_labels.index_select(0, rows[start:stop])
+            images = self.train_images.index_select(0, rows[start:stop])
             if self.augmentation is not None:
                 images = self.augmentation(images)
             self.optimizer.learning_rate = learning_rate_at(
                 recipe.schedule,
                 self.config.learning_rate,
-                self.epoch * len(spans) + step - 1,
+                self.epoch * len(spans) + step,
                 self.config.epochs * len(spans),
             )
-            with self._autocast():
-                logits = self.model(self._scale(images))
-                loss = functional.cross_entropy(
-                    logits, labels, label_smoothing=recipe.label_smoothing
-                )
-            self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss, logits = self.gradients(self._scale(images), labels, recipe.label_smoothing)
             self.optimizer.step()
             if recipe.label_smoothing:
                 # Recorded against the labels as they are, so that recipes can be compared by it.
-                with torch.no_grad(), self._autocast():
-                    loss = functional.cross_entropy(logits, labels)
-            total += loss.detach().double() * (stop - start)
-            predicted[start:stop] = logits.detach().argmax(dim=1)
-            if step % every == 0 and not math.isfinite(float(total)):
+                loss = functional.cross_entropy(logits.float(), labels)
+            losses[step] = loss
+            predicted[start:stop] = logits.argmax(dim=1)
+            # A loss that has once become NaN stays so: a GPU is not made to wait for each step.
+            if (step + 1) % every == 0 and not math.isfinite(float(loss)):
                 raise DivergedError(
-                    f"the training loss became {float(loss.detach())} in epoch {self.epoch + 1}, "
-                    f"step {step}"
+                    f"the training loss became {float(loss)} in epoch {self.epoch + 1}, "
+                    f"step {step + 1}"
                 )
-        mean_loss = float(total) / len(order)
+        sizes = torch.tensor([stop - start for start, stop in spans], dtype=torch.float64)
+        mean_loss = float(losses.cpu().double() @ sizes) / len(order)
         if not math.isfinite(mean_loss):
             raise DivergedError(f"the training loss became {mean_loss} in epoch {self.epoch + 1}")
         return mean_loss, predicted.cpu().numpy(), self.data.train_labels[order]

@@ -23,7 +23,7 @@ def train(model: nn.Module, optimizer: Adam | torch.optim.Adam, steps: range) ->
         draw = torch.Generator().manual_seed(step)
         images = torch.randn(16, 12, generator=draw)
         labels = torch.randint(0, 3, (16,), generator=draw)
-        optimizer.zero_grad()
+        model.zero_grad()
         functional.cross_entropy(model(images), labels).backward()
         optimizer.step()
 

@@ -9,6 +9,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -224,14 +225,22 @@ def test_a_cosine_schedule_ends_with_steps_that_change_almost_nothing(data: Tria
     assert 0 < rates[-1] < 0.01 * CONFIG.learning_rate
 
 
+def watch_training(trial: Trial, seen: list[torch.Tensor]) -> None:
+    """Collect the logits of a trial's training steps."""
+    gradients = trial.gradients
+
+    def watched(*given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        loss, logits = gradients(*given)
+        seen.append(logits.clone())
+        return loss, logits
+
+    trial.gradients = watched
+
+
 def test_the_recorded_training_loss_is_against_the_labels_as_they_are(data: TrialData) -> None:
     trial = make(data, recipe=Recipe(label_smoothing=0.9))
     seen: list[torch.Tensor] = []
-    trial.model.register_forward_hook(
-        lambda model, given, logits: (
-            seen.append(logits.detach().clone()) if model.training else None
-        )
-    )
+    watch_training(trial, seen)
     order_state = trial.order.bit_generator.state
     record = trial.train_epoch()
     again = np.random.Generator(np.random.PCG64())
@@ -259,19 +268,20 @@ class _Watched(Trial):
     def watch(self) -> tuple[list[list[float]], list[torch.Tensor]]:
         rows: list[list[float]] = []
         masks: list[torch.Tensor] = []
-        draw = self.masks.draw
+        draw_each = self.masks.draw_each
         scale = self._scale
 
-        def drawing(like: torch.Tensor, rate: float) -> torch.Tensor:
-            masks.append(draw(like, rate).clone())
-            return masks[-1]
+        def drawing(*given: Any) -> list[torch.Tensor]:
+            drawn = draw_each(*given)
+            masks.extend(mask.clone() for mask in drawn)
+            return drawn
 
         def scaling(pixels: torch.Tensor) -> torch.Tensor:
             if self.model.training:
                 rows.append(pixels.double().sum(dim=1).tolist())
             return scale(pixels)
 
-        self.masks.draw = drawing  # type: ignore[method-assign]
+        self.masks.draw_each = drawing  # type: ignore[method-assign]
         self._scale = scaling  # type: ignore[method-assign]
         self.train_epoch()
         return rows, masks
@@ -347,9 +357,10 @@ def test_a_trial_with_a_left_over_row_trains(data: TrialData) -> None:
 
 def test_the_recorded_figures_are_scikit_learns_of_the_passes_themselves(data: TrialData) -> None:
     trial = make(data)
-    seen: list[tuple[torch.Tensor, bool]] = []
+    seen: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+    watch_training(trial, seen[True])
     trial.model.register_forward_hook(
-        lambda model, given, logits: seen.append((logits.detach().clone(), model.training))
+        lambda model, given, logits: seen[model.training].append(logits.detach().clone())
     )
     order_state = trial.order.bit_generator.state
     record = trial.train_epoch()
@@ -358,7 +369,7 @@ def test_the_recorded_figures_are_scikit_learns_of_the_passes_themselves(data: T
     order = data.train_indices[again.permutation(len(data.train_indices))]
     truths = {True: data.train_labels[order], False: data.train_labels[data.val_indices]}
     for training, prefix in ((True, "train"), (False, "val")):
-        logits = torch.cat([each for each, kind in seen if kind is training]).double()
+        logits = torch.cat(seen[training]).double()
         labels, predicted = truths[training], logits.argmax(dim=1).numpy()
         loss = sklearn.metrics.log_loss(labels, logits.softmax(dim=1).numpy(), labels=range(10))
         assert getattr(record, f"{prefix}_loss") == pytest.approx(loss, rel=1e-5)
