@@ -7,11 +7,12 @@ ARGS ?=
 RUN := $(VENV)/bin/python
 INSTALL := $(RUN) -m pip install --disable-pip-version-check --progress-bar off --constraint constraints.txt
 
-.PHONY: help sweep serve test lint clean
+.PHONY: help sweep serve doctor test lint clean
 
 help:
 	@echo "make sweep [ARGS='--epochs 5 …']   train the four learning rates in parallel"
 	@echo "make serve [ARGS='RUN …']          serve the chosen model"
+	@echo "make doctor [ARGS='--cluster …']   check this machine, a cluster file, a cluster"
 	@echo "make test  [ARGS='-k data …']      lint, check types, run the tests"
 	@echo "make lint                          lint and check types only"
 	@echo "make clean                         remove the venv and caches (results stay)"
@@ -22,6 +23,9 @@ sweep: $(VENV)/.installed
 
 serve: $(VENV)/.installed
 	$(RUN) -m distributed_fmlp.serve $(ARGS)
+
+doctor: $(VENV)/.installed
+	$(RUN) -m distributed_fmlp.doctor $(ARGS)
 
 test: lint
 	$(RUN) -m pytest $(ARGS)

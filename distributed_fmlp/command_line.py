@@ -86,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     what.add_argument(
         "--data-dir",
-        type=_existing_directory,
+        type=existing_directory,
         help="where the data set is or goes (a torchvision root); default: $FMLP_DATA_DIR, then a "
         "cache of yours",
     )
@@ -266,7 +266,8 @@ def _storage(text: str) -> str:
     return _place(text) if "://" in text else str(Path(_place(text)).expanduser().absolute())
 
 
-def _existing_directory(text: str) -> str:
+def existing_directory(text: str) -> str:
+    """An absolute path. Raises `argparse.ArgumentTypeError` where there is no such directory."""
     if not text or not Path(text).is_dir():
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a directory; create it, or leave the option out"

@@ -1,0 +1,183 @@
+"""Gathers facts on every node of a running Ray: an actor pinned to each is asked, all at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from distributed_fmlp.doctor import node_facts
+
+_ANSWER_SECONDS = 150.0
+_CLOCK_READINGS = 5
+
+
+class Examiner:
+    """Lives on one node and answers for it."""
+
+    def clock(self) -> float:
+        return node_facts.clock()
+
+    def facts(self, data_dir: str | None) -> dict[str, Any]:
+        import ray
+
+        node: Any = ray._private.worker._global_node
+        return node_facts.gather_facts([str(node.get_session_dir_path()), "~"], data_dir)
+
+    def unreachable(self, addresses: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+        return node_facts.unreachable(addresses)
+
+    def write(self, storage: Any) -> str | None:
+        """Write a file named after this node into the storage; gives what was wrong."""
+        import ray
+
+        context: Any = ray.get_runtime_context()
+        node_id = str(context.get_node_id())
+        try:
+            storage.check_writable()
+            storage.write(node_id.encode(), node_id)
+        except Exception as error:  # whatever the file system raises is the answer
+            return str(error).splitlines()[0] if str(error) else type(error).__name__
+        return None
+
+    def read(self, storage: Any, names: Sequence[str]) -> dict[str, bytes | None]:
+        """What the storage holds under `names`, seen from here."""
+        return {name: _read(storage, name) for name in names}
+
+    def clear(self, storage: Any, names: Sequence[str]) -> None:
+        """Delete what is in this node's way of the storage, shared or not."""
+        for name in names:
+            if _read(storage, name) is not None:
+                storage.filesystem.delete_file(storage.join(name))
+
+
+def _read(storage: Any, name: str) -> bytes | None:
+    try:
+        return bytes(storage.read(name))
+    except Exception:
+        return None
+
+
+@dataclass
+class ExaminedNode:
+    """A living node of the cluster and its answers; `error` says why there are none."""
+
+    node_id: str
+    address: str
+    is_head: bool
+    cpus: float  # as Ray counts them
+    gpus: float
+    ports: list[int]  # that other nodes must reach
+    examiner: Any = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    clock_offset: float = 0.0  # s ahead of this machine
+    clock_doubt: float = 0.0  # s
+    error: str | None = None
+
+    @property
+    def name(self) -> str:
+        host = self.facts.get("host")
+        known = f"{host} ({self.address})" if host and host != self.address else self.address
+        return f"{'head' if self.is_head else 'node'} {known}"
+
+
+def examine_nodes(data_dir: str | None) -> tuple[list[ExaminedNode], list[str]]:
+    """The living nodes with their facts, the head first, and the addresses of those lost."""
+    import ray
+
+    list_nodes: Any = ray.nodes
+    listed = list_nodes()
+    nodes = [_node(entry) for entry in listed if entry["Alive"]]
+    nodes.sort(key=lambda node: (not node.is_head, node.address, node.node_id))
+    living = {node.address for node in nodes}
+    lost = sorted({entry["NodeManagerAddress"] for entry in listed if not entry["Alive"]} - living)
+    send_by_value: Any = ray.cloudpickle.register_pickle_by_value
+    for module in _modules():
+        send_by_value(module)
+    for node in nodes:
+        node.examiner = _start_examiner(node.node_id)
+    ask(nodes, "facts", data_dir, into="facts")
+    for node in nodes:
+        if node.error is None:
+            _measure_clock(node)
+    return nodes, lost
+
+
+def ask(
+    nodes: Sequence[ExaminedNode], method: str, *arguments: Any, into: str | None = None
+) -> dict[str, Any]:
+    """Ask all nodes that answer the same; gives the answers by node id.
+
+    A node that doesn't answer in time, or dies, gets its `error` and is asked no more.
+    """
+    import ray
+
+    waiting = {
+        getattr(node.examiner, method).remote(*arguments): node
+        for node in nodes
+        if node.error is None
+    }
+    ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=_ANSWER_SECONDS)
+    answers: dict[str, Any] = {}
+    for reference, node in waiting.items():
+        try:
+            if reference not in ready:
+                raise TimeoutError(f"no answer within {_ANSWER_SECONDS:.0f} s")
+            answers[node.node_id] = ray.get(reference)
+        except Exception as error:  # Ray raises what the node's own code or its death gives
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            node.error = lines[-1] if lines else type(error).__name__
+        else:
+            if into is not None:
+                setattr(node, into, answers[node.node_id])
+    return answers
+
+
+def _node(entry: dict[str, Any]) -> ExaminedNode:
+    resources = entry["Resources"]
+    return ExaminedNode(
+        node_id=entry["NodeID"],
+        address=entry["NodeManagerAddress"],
+        is_head="node:__internal_head__" in resources,
+        cpus=float(resources.get("CPU", 0)),
+        gpus=float(resources.get("GPU", 0)),
+        ports=[int(entry["NodeManagerPort"]), int(entry["ObjectManagerPort"])],
+    )
+
+
+def _start_examiner(node_id: str) -> Any:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    remote: Any = ray.remote(Examiner)
+    return remote.options(
+        num_cpus=0,
+        max_restarts=0,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+    ).remote()
+
+
+def _measure_clock(node: ExaminedNode) -> None:
+    """Compare clocks as NTP does: the reading with the shortest round trip is the best."""
+    import ray
+
+    best: tuple[float, float] | None = None
+    for _ in range(_CLOCK_READINGS):
+        sent = time.time()
+        there = ray.get(node.examiner.clock.remote(), timeout=_ANSWER_SECONDS)
+        back = time.time()
+        reading = ((back - sent) / 2, there - (sent + back) / 2)
+        best = reading if best is None else min(best, reading)
+    assert best is not None
+    node.clock_doubt, node.clock_offset = best
+
+
+def _modules() -> list[Any]:
+    """Modules that a node may have in another version, or not at all."""
+    import sys
+
+    from distributed_fmlp import errors
+    from distributed_fmlp.sweep import storage
+
+    return [node_facts, errors, storage, sys.modules[__name__]]

@@ -1,0 +1,218 @@
+"""Judges what nodes said about themselves, against this machine and against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from distributed_fmlp.doctor.cluster_nodes import ExaminedNode
+from distributed_fmlp.doctor.findings import Finding, failed, note, ok
+
+CLOCK_SECONDS = 2.0  # requests to S3 are refused at 15 minutes, but logs mislead long before
+LEAST_FREE_BYTES = 2 << 30
+# Ray's own bound, above which a node takes no more objects: RAY_local_fs_capacity_threshold.
+FULLEST = 0.95
+LEAST_MEMORY_BYTES = 1 << 30
+_SETUP = "run `ray up` again from this checkout, or install it there with its constraints.txt"
+
+_TOKEN_KEPT = "in no process list, and its file is its owner's alone"
+
+Judge = Callable[[ExaminedNode], tuple[str, str] | None]
+
+
+def check_nodes(nodes: Sequence[ExaminedNode], here: dict[str, Any]) -> list[Finding]:
+    """One finding per check where all nodes are well, and one per node that isn't.
+
+    `here` are the facts of the machine that a sweep would be started from.
+    """
+    found = [
+        failed(
+            "answer",
+            f"{node.name} didn't answer ({node.error})",
+            "see its log below /tmp/ray/session_latest/logs there, and restart Ray on it",
+        )
+        for node in nodes
+        if node.error is not None
+    ]
+    asked = [node for node in nodes if node.error is None]
+    if not asked:
+        return found
+    found += _versions(asked, here)
+    found += _each(asked, "CPUs", _cpus, _total(asked, "cpus", "CPU"))
+    found += _each(asked, "GPUs", _gpus, _total(asked, "gpus", "GPU"))
+    found += _each(asked, "clock", _clock, f"within {CLOCK_SECONDS:g} s of this machine's")
+    found += _each(asked, "disk", _disk, _least_disk(asked))
+    found += _each(asked, "memory", _memory, _least_memory(asked))
+    found += _each(asked, "token", _token_care, _TOKEN_KEPT)
+    return found
+
+
+def check_this_node(node: ExaminedNode) -> list[Finding]:
+    """What can be judged of one machine that is asked alone."""
+    found = _each([node], "CPUs", _cpus, _total([node], "cpus", "CPU"))
+    found += _each([node], "GPUs", _gpus, _total([node], "gpus", "GPU"))
+    found += _each([node], "disk", _disk, _least_disk([node]))
+    found += _each([node], "memory", _memory, _least_memory([node]))
+    return [*found, *_each([node], "token", _token_care, _TOKEN_KEPT)]
+
+
+def _each(nodes: Sequence[ExaminedNode], check: str, judge: Judge, well: str) -> list[Finding]:
+    bad = [
+        failed(check, f"{node.name} {verdict[0]}", verdict[1])
+        for node in nodes
+        if (verdict := judge(node)) is not None
+    ]
+    everywhere = f" on all {len(nodes)} nodes" if len(nodes) > 1 else ""
+    return bad or [ok(check, f"{well}{everywhere}")]
+
+
+def _versions(nodes: Sequence[ExaminedNode], here: dict[str, Any]) -> list[Finding]:
+    found = _each(
+        nodes,
+        "Python",
+        lambda node: _differs(node.facts["python"], here["python"], "Python", _SETUP),
+        here["python"],
+    )
+    for library, version in here["libraries"].items():
+        found += _each(
+            nodes,
+            library,
+            lambda node, library=library, version=version: _differs(  # type: ignore[misc]
+                node.facts["libraries"].get(library), version, library, _SETUP
+            ),
+            version,
+        )
+    return [*found, *_each(nodes, "package", lambda node: _package(node, here), _identity(here))]
+
+
+def _differs(there: str | None, here: str, what: str, advice: str) -> tuple[str, str] | None:
+    if there is None:
+        return f"has no {what}", advice
+    return None if there == here else (f"has {what} {there}, this machine {here}", advice)
+
+
+def _package(node: ExaminedNode, here: dict[str, Any]) -> tuple[str, str] | None:
+    there = node.facts["package"]
+    if there is None:
+        return "has no distributed_fmlp", _SETUP
+    if there["version"] != here["package"]["version"]:
+        return _differs(there["version"], here["package"]["version"], "distributed_fmlp", _SETUP)
+    if there["sha256"] != here["package"]["sha256"]:
+        told = f"has other sources of distributed_fmlp {there['version']} in {there['place']}"
+        return told, _SETUP
+    return None
+
+
+def _identity(facts: dict[str, Any]) -> str:
+    package = facts["package"]
+    return f"distributed_fmlp {package['version']}, sources {package['sha256'][:12]}"
+
+
+def _cpus(node: ExaminedNode) -> tuple[str, str] | None:
+    if node.cpus > node.facts["cpus"]:
+        return (
+            f"offers {node.cpus:g} CPUs to Ray and has {node.facts['cpus']}",
+            "leave --num-cpus out of its ray start, or give at most that",
+        )
+    return None
+
+
+def _gpus(node: ExaminedNode) -> tuple[str, str] | None:
+    torch = node.facts["torch"]
+    if "error" in torch:
+        return f"can't import torch ({torch['error']})", _SETUP
+    if node.gpus > torch["gpus"]:
+        return (
+            f"offers {node.gpus:g} GPUs to Ray and torch sees {torch['gpus']} (built for CUDA "
+            f"{torch['cuda']})",
+            "install a driver new enough for that CUDA, or a build of torch for CUDA where it "
+            "says -",
+        )
+    if torch["gpus"] > node.gpus:
+        return (
+            f"has {torch['gpus']} GPUs that torch sees and offers {node.gpus:g} to Ray",
+            "leave --num-gpus out of its ray start",
+        )
+    return None
+
+
+def _clock(node: ExaminedNode) -> tuple[str, str] | None:
+    off = abs(node.clock_offset)
+    if off - node.clock_doubt <= CLOCK_SECONDS:
+        return None
+    way = "ahead of" if node.clock_offset > 0 else "behind"
+    return (
+        f"is {off:.1f} s {way} this machine (± {node.clock_doubt:.3f} s)",
+        "let its clock follow a time server (timedatectl set-ntp true)",
+    )
+
+
+def _disk(node: ExaminedNode) -> tuple[str, str] | None:
+    for directory, disk in node.facts["disks"].items():
+        if disk is None:
+            continue
+        used = 1 - disk["free"] / disk["total"]
+        if disk["free"] < LEAST_FREE_BYTES or used > FULLEST:
+            return (
+                f"has {_size(disk['free'])} free of {_size(disk['total'])} for {directory}",
+                f"make room: at least {_size(LEAST_FREE_BYTES)}, and {1 - FULLEST:.0%} of the disk",
+            )
+    return None
+
+
+def _memory(node: ExaminedNode) -> tuple[str, str] | None:
+    free = node.facts["memory"]
+    if free is None or free >= LEAST_MEMORY_BYTES:
+        return None
+    return f"has {_size(free)} of memory left", "stop what uses it, or take a larger machine"
+
+
+def _token_care(node: ExaminedNode) -> tuple[str, str] | None:
+    care = node.facts["token"]
+    if care["told_to_processes"]:
+        return (
+            "shows Ray's token in its process list",
+            "give it as a file (~/.ray/auth_token), end that process, and make a new token",
+        )
+    if care["file_mode"] is not None and care["file_mode"] & 0o077:
+        return f"lets others read {care['file']}", f"chmod 600 {care['file']} there"
+    return None
+
+
+def _total(nodes: Sequence[ExaminedNode], attribute: str, unit: str) -> str:
+    total = sum(getattr(node, attribute) for node in nodes)
+    return f"{total:g} {unit}{'' if total == 1 else 's'}"
+
+
+def _least_disk(nodes: Sequence[ExaminedNode]) -> str:
+    free = [disk["free"] for node in nodes for disk in node.facts["disks"].values() if disk]
+    return f"{_size(min(free))} free or more" if free else "not known"
+
+
+def _least_memory(nodes: Sequence[ExaminedNode]) -> str:
+    free = [node.facts["memory"] for node in nodes if node.facts["memory"] is not None]
+    return f"{_size(min(free))} left or more" if free else "not known"
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / (1 << 30):.1f} GiB"
+
+
+def check_room(nodes: Sequence[ExaminedNode]) -> Finding:
+    """Whether a trial or a replica finds a CPU at all."""
+    total = sum(node.cpus for node in nodes)
+    if total < 1:
+        return failed(
+            "room",
+            f"no node offers a CPU ({len(nodes)} alive)",
+            "add workers, or let the head take work (--num-cpus)",
+        )
+    return ok("room", f"{total:g} CPUs on {len(nodes)} nodes for trials and replicas")
+
+
+def check_lost(lost: Sequence[str]) -> list[Finding]:
+    """Nodes that were there and are no more."""
+    return [
+        note("nodes", f"node {address} was there and is lost", "ray up brings it back")
+        for address in lost
+    ]

@@ -1,0 +1,201 @@
+"""Versions, images and commands in all cluster files are the project's own."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import distributed_fmlp
+from distributed_fmlp.doctor.__main__ import parse_arguments as parse_doctor
+from distributed_fmlp.doctor.this_machine import read_constraints
+from distributed_fmlp.options import parse
+from distributed_fmlp.serving.settings import ServiceArguments
+
+ROOT = Path(distributed_fmlp.__file__).parents[1]
+CLUSTER = ROOT / "cluster"
+CONSTRAINTS = read_constraints(ROOT / "constraints.txt")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+TEXTS = sorted(
+    path
+    for path in CLUSTER.rglob("*")
+    if path.suffix in (".yaml", ".sh", ".md") or path.name == "Dockerfile"
+)
+MANIFESTS = ("raycluster", "rayjob", "rayservice")
+
+
+def manifest(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((CLUSTER / "kubernetes" / f"{name}.yaml").read_text())
+    return found
+
+
+def ray_cluster(name: str) -> dict[str, Any]:
+    spec = manifest(name)["spec"]
+    cluster: dict[str, Any] = spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
+    return cluster
+
+
+def containers(name: str) -> Iterator[dict[str, Any]]:
+    cluster = ray_cluster(name)
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        yield from group["template"]["spec"]["containers"]
+
+
+def python_minor() -> str:
+    return str(PROJECT["requires-python"].removeprefix(">="))
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_no_other_python_is_named(path: Path) -> None:
+    text = path.read_text()
+    named = re.findall(r"python ?(3\.\d+)", text) + re.findall(r"--python (3\.\d+)", text)
+    named += [f"{major}.{minor}" for major, minor in re.findall(r"-py(\d)(\d+)", text)]
+    assert set(named) <= {python_minor()}
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "gcp.yaml"])
+def test_the_clouds_install_a_python_to_the_last_digit(name: str) -> None:
+    (version,) = re.findall(r"uv venv --python (\S+)", (CLUSTER / name).read_text())
+    assert re.fullmatch(rf"{re.escape(python_minor())}\.\d+", version)
+    if platform.python_version().startswith(f"{python_minor()}."):
+        assert (
+            version == platform.python_version()
+            or "CHANGE: python -V" in (CLUSTER / name).read_text()
+        )
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_every_version_that_the_constraints_know_is_theirs(path: Path) -> None:
+    for name, version in re.findall(r"\b([a-z][\w.-]*)==([\w.]+)", path.read_text()):
+        assert CONSTRAINTS.get(name.lower(), version) == version
+
+
+def test_the_image_is_built_on_the_constraints_ray() -> None:
+    text = (CLUSTER / "kubernetes" / "Dockerfile").read_text()
+    (base,) = re.findall(r"^FROM (\S+)$", text, flags=re.M)
+    assert base == f"rayproject/ray:{CONSTRAINTS['ray']}-py{python_minor().replace('.', '')}"
+    assert "--constraint constraints.txt" in text
+
+
+def test_the_image_has_all_that_the_nodes_of_ray_up_are_given() -> None:
+    text = (CLUSTER / "kubernetes" / "Dockerfile").read_text()
+    mounts = yaml.safe_load((CLUSTER / "config.yaml").read_text())["file_mounts"]
+    for local in set(mounts.values()) - {"cluster/node.sh", "~/.ray/auth_token"}:
+        assert re.search(rf"^COPY .*\b{re.escape(local)}\b", text, flags=re.M), local
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_manifests_name_the_constraints_ray_and_one_image(name: str) -> None:
+    assert str(ray_cluster(name)["rayVersion"]) == CONSTRAINTS["ray"]
+    tag = f"/fmlp:{distributed_fmlp.__version__}"
+    assert all(container["image"].endswith(tag) for container in containers(name))
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_manifests_ask_for_a_token_and_hold_none(name: str) -> None:
+    assert ray_cluster(name)["authOptions"] == {"mode": "token"}
+    for container in containers(name):
+        for variable in container.get("env") or []:
+            assert "TOKEN" not in variable["name"] or "secretKeyRef" in variable["valueFrom"]
+
+
+def test_the_job_runs_a_command_that_the_sweep_takes() -> None:
+    words = shlex.split(manifest("rayjob")["spec"]["entrypoint"])
+    assert words[:3] == ["python", "-m", "distributed_fmlp.tune"]
+    request = parse(words[3:])
+    assert request.options.address == "auto"
+    assert request.options.storage is not None
+
+
+def test_the_service_is_the_one_of_serve_config() -> None:
+    own = yaml.safe_load((ROOT / "serve" / "config.yaml").read_text())
+    there = yaml.safe_load(manifest("rayservice")["spec"]["serveConfigV2"])
+    (app,), (own_app,) = there["applications"], own["applications"]
+    ServiceArguments(**app["args"])
+    assert app["import_path"] == own_app["import_path"]
+    assert app["args"].keys() == own_app["args"].keys()
+    elsewhere = {"bundle", "results"}
+    assert {key: value for key, value in app["args"].items() if key not in elsewhere} == {
+        key: value for key, value in own_app["args"].items() if key not in elsewhere
+    }
+    assert there["logging_config"] == own["logging_config"]
+    assert [entry["name"] for entry in app["deployments"]] == [
+        entry["name"] for entry in own_app["deployments"]
+    ]
+
+
+def test_a_service_on_every_address_asks_for_a_token() -> None:
+    there = yaml.safe_load(manifest("rayservice")["spec"]["serveConfigV2"])
+    assert there["http_options"]["host"] == "0.0.0.0"
+    for container in containers("rayservice"):
+        assert any(variable["name"] == "FMLP_API_TOKEN" for variable in container["env"])
+
+
+def test_the_service_finds_the_jobs_bundle() -> None:
+    request = parse(shlex.split(manifest("rayjob")["spec"]["entrypoint"])[3:])
+    there = yaml.safe_load(manifest("rayservice")["spec"]["serveConfigV2"])
+    bundle = f"{request.options.results}/{request.options.name}/bundle"
+    assert there["applications"][0]["args"]["bundle"] == bundle
+
+
+def test_the_cloud_files_share_what_is_no_clouds_own() -> None:
+    aws, gcp, onprem = (
+        yaml.safe_load((CLUSTER / name).read_text())
+        for name in ("config.yaml", "gcp.yaml", "onprem.yaml")
+    )
+    for key in ("setup_commands", "head_start_ray_commands", "worker_start_ray_commands"):
+        assert aws[key] == gcp[key]
+    assert aws["file_mounts"] == gcp["file_mounts"] == onprem["file_mounts"]
+    assert aws["worker_start_ray_commands"] == onprem["worker_start_ray_commands"]
+
+
+def readme_commands() -> list[str]:
+    text = (CLUSTER / "README.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, flags=re.M | re.S)
+    return [line for block in blocks for line in block.splitlines() if line]
+
+
+def test_the_readmes_sweeps_are_commands_that_the_sweep_takes() -> None:
+    found = [
+        words
+        for line in readme_commands()
+        for words in re.findall(r"distributed_fmlp\.tune ([^'#]*)", line)
+    ]
+    assert len(found) >= 3
+    for words in found:
+        request = parse(shlex.split(words))
+        assert request.options.address == "auto"
+        assert request.options.storage is not None
+
+
+def test_the_readmes_doctors_are_commands_that_the_doctor_takes() -> None:
+    found = [
+        words
+        for line in readme_commands()
+        for words in re.findall(r"distributed_fmlp\.doctor ([^'#]*)", line)
+    ]
+    assert len(found) >= 4
+    for words in found:
+        options = parse_doctor(shlex.split(words))
+        assert options.cluster is None or (ROOT / options.cluster).is_file()
+
+
+def test_the_readme_names_only_files_that_are_there() -> None:
+    for line in readme_commands():
+        for name in re.findall(r"\bcluster/[\w./-]+\.yaml|cluster/kubernetes/\w+", line):
+            assert (ROOT / name).is_file(), name
+
+
+def test_a_client_of_the_cloud_is_the_heads() -> None:
+    text = (CLUSTER / "README.md").read_text()
+    for name in ("config.yaml", "gcp.yaml"):
+        (command,) = yaml.safe_load((CLUSTER / name).read_text())["head_setup_commands"]
+        (pinned,) = re.findall(r"\S+==\S+", command)
+        assert f"pip install --constraint constraints.txt {pinned}" in text
