@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
+import secrets
+import shlex
+import subprocess
+import sys
+
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distributed_fmlp.errors import ClusterError, OptionError
 from distributed_fmlp.sweep.resources import Node, Plan, plan
+from tests.sweep.conftest import Desk
 
 
 @pytest.mark.parametrize(
@@ -99,3 +108,53 @@ def test_nothing_is_promised_twice_and_something_always_runs(
                 break
         else:
             pytest.fail(f"{shares} doesn't fit on {nodes}")
+
+
+CLUSTER_WITH_A_GPU = """
+import sys
+from distributed_fmlp.ray_session import configure_environment
+configure_environment(private=True)
+import ray
+ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_four_trials_get_a_quarter_of_the_only_gpu_each_and_train_on_nothing_else(
+    desk: Desk,
+) -> None:
+    """Ray takes a GPU's presence on trust; a torch that can't use it must not train elsewhere."""
+    token = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(16),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a cluster on loopback is found there
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", CLUSTER_WITH_A_GPU],
+        cwd=desk.cwd,
+        env=desk.environment(**token),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as cluster:
+        assert cluster.stdin is not None and cluster.stdout is not None
+        address = cluster.stdout.readline().strip()
+        finished = desk.run(
+            *shlex.split("--dataset digits --epochs 1 --hidden 16 --name quarter"),
+            *shlex.split(f"--max-failures 0 --address {address}"),
+            **token,
+        )
+        cluster.stdin.close()
+    assert finished.status in (0, 1), finished.err
+    info = json.loads((desk.results / "quarter" / "run.json").read_text("utf-8"))
+    shares = {"cpus_per_trial": 1, "gpus_per_trial": 0.25, "max_concurrent": 4}
+    assert info["resources"] == shares, finished.err
+    assert "4 at once, 0.25 GPU and 1 CPU each" in finished.out
+    if torch.cuda.is_available():
+        assert finished.status == 0
+        return
+    assert finished.status == 1
+    reasons = re.findall(r"failed for good: .*Ray assigned a GPU .* can't use it", finished.out)
+    assert len(reasons) == 4, finished.out

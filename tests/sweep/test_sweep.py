@@ -364,3 +364,33 @@ def test_one_epoch_of_the_published_recipe_on_fashion_mnist(desk: Desk, data_dir
     assert (info["dataset"]["n_train"], info["dataset"]["n_validation"]) == (48000, 12000)
     assert (desk.results / "real" / "plots" / "loss_Arch2_lr_0.001.png").is_file()
     assert load_bundle(desk.results / "real" / "bundle").sha256 == trial.weights_sha256
+
+
+@pytest.mark.slow
+def test_where_fashion_mnist_can_not_be_had_auto_trains_on_digits_and_says_so_everywhere(
+    desk: Desk,
+) -> None:
+    nowhere = "http://127.0.0.1:9"
+    finished = desk.run(
+        *shlex.split("--epochs 2 --hidden 16 --lr 0.005 --lr 0.001"),
+        XDG_CACHE_HOME=str(desk.path / "cache"),
+        http_proxy=nowhere,
+        https_proxy=nowhere,
+    )
+    assert finished.status == 0, finished.err
+    [run] = [path for path in desk.results.iterdir() if (path / "run.json").exists()]
+    assert run.name.startswith("digits")
+    # At the start, at the end, in every table; and nothing published beside other data.
+    banner = "digits took the place of fashion-mnist, which could not be had"
+    before, _, after = finished.out.partition("epoch  1/2")
+    for part in (before, after):
+        assert banner in part
+    for name in ("summary.md", "report.html"):
+        text = (run / name).read_text("utf-8")
+        assert banner in text, name
+        assert "90.47" not in text
+    assert "90.47" not in finished.out
+    info = json.loads((run / "run.json").read_text("utf-8"))
+    assert info["dataset"]["name"] == "digits" and info["dataset"]["substituted"] is True
+    manifest = json.loads((run / "bundle" / "manifest.json").read_text("utf-8"))
+    assert manifest["dataset"]["substituted"] is True
