@@ -7,13 +7,14 @@ ARGS ?=
 RUN := $(VENV)/bin/python
 INSTALL := $(RUN) -m pip install --disable-pip-version-check --progress-bar off --constraint constraints.txt
 
-.PHONY: help sweep serve doctor test lint clean
+.PHONY: help sweep serve doctor test test-cluster lint clean
 
 help:
 	@echo "make sweep [ARGS='--epochs 5 …']   train the four learning rates in parallel"
 	@echo "make serve [ARGS='RUN …']          serve the chosen model"
 	@echo "make doctor [ARGS='--cluster …']   check this machine, a cluster file, a cluster"
 	@echo "make test  [ARGS='-k data …']      lint, check types, run the tests"
+	@echo "make test-cluster                  ray up on pseudo-hosts, and faults (needs root, ip netns)"
 	@echo "make lint                          lint and check types only"
 	@echo "make clean                         remove the venv and caches (results stay)"
 	@echo "PYTHON=python3.11 names the interpreter that the venv is made with"
@@ -29,6 +30,9 @@ doctor: $(VENV)/.installed
 
 test: lint
 	$(RUN) -m pytest $(ARGS)
+
+test-cluster: $(VENV)/.installed-test
+	$(RUN) -m pytest tests/cluster -m cluster -s $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .

@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -50,10 +50,16 @@ def configure_environment(*, private: bool) -> None:
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None, directory: Path | None = None) -> Iterator[str]:
+def ray_session(
+    address: str | None,
+    directory: Path | None = None,
+    *,
+    worker_environment: Mapping[str, str] | None = None,
+) -> Iterator[str]:
     """Start a private Ray on this machine, or join the one at `address`; yields where its logs are.
 
-    A private one listens on loopback alone; its files go to `directory` where that is given.
+    A private one listens on loopback alone; its files go to `directory` where that is given. On a
+    cluster, workers get `worker_environment`, which Ray shows and logs: no place for a secret.
     Raises `ClusterError` when Ray can't be started or reached.
     """
     _check_reachable(address)
@@ -72,7 +78,12 @@ def ray_session(address: str | None, directory: Path | None = None) -> Iterator[
                 _temp_dir=_temporary_directory() if directory is None else str(directory),
             )
         else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": dict(worker_environment)} if worker_environment else None,
+            )
     except Exception as error:
         # Ray raises whatever its parts raise: OSError, RuntimeError, ValueError, its own.
         what = "started" if address is None else f"reached at {address}"

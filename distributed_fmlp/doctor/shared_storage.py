@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def check_storage(where: str | None, nodes: Sequence[ExaminedNode]) -> list[Find
             return []
         return [note("storage", "not checked", "give the sweep's --storage to have it checked")]
     try:
-        storage = open_storage(where, Path(), f".doctor-{uuid.uuid4().hex}")
+        storage = _open(where)
     except StorageError as error:
         return [failed("storage", str(error), "see --help")]
     with _directories_kept(storage):
@@ -37,10 +38,15 @@ def check_storage(where: str | None, nodes: Sequence[ExaminedNode]) -> list[Find
                 storage.delete_directory()
 
 
+def _open(where: str) -> Storage:
+    """A place of this check's own in the storage, which is asked once and not waited for."""
+    return replace(open_storage(where, Path(), f".doctor-{uuid.uuid4().hex}"), patience=0.0)
+
+
 def check_storage_here(where: str) -> Finding:
     """Whether this machine alone can write there."""
     try:
-        storage = open_storage(where, Path(), f".doctor-{uuid.uuid4().hex}")
+        storage = _open(where)
         with _directories_kept(storage):
             try:
                 storage.check_writable()

@@ -17,6 +17,7 @@ from torch.nn.utils.fusion import fuse_linear_bn_eval
 from distributed_fmlp.bundle import PROBE_TOLERANCE, Bundle, load_bundle, probe_images, probe_logits
 from distributed_fmlp.errors import BundleError, RunError
 from distributed_fmlp.model import FMLP, scale_pixels
+from distributed_fmlp.object_store import filesystem_of
 from distributed_fmlp.run_directory import load_run, newest_finished_run
 from distributed_fmlp.serving.engine import Images, ServedModel
 
@@ -119,7 +120,7 @@ def open_model(where: str, device: torch.device | None = None) -> InferenceModel
 
     with tempfile.TemporaryDirectory(prefix="fmlp-bundle-") as directory:
         try:
-            filesystem, path = pyarrow.fs.FileSystem.from_uri(where)
+            filesystem, path = filesystem_of(where)
             pyarrow.fs.copy_files(path, directory, source_filesystem=filesystem)
         except (OSError, ValueError) as error:
             raise BundleError(

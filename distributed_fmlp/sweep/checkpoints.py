@@ -6,6 +6,7 @@ checkpoints alone: not on Tune's picture of them, which may be seconds old when 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import tempfile
@@ -78,7 +79,7 @@ def prune(storage: Storage, run_id: str, trial_id: str) -> None:
         return
     for parts in list(_places(storage, trial_id)):
         if parts != kept.parts:
-            storage.delete_directory(*parts)
+            storage.patiently(functools.partial(storage.delete_directory, *parts))
 
 
 def attempts(storage: Storage) -> int:
@@ -94,11 +95,12 @@ def attempts(storage: Storage) -> int:
 def _newest_first(storage: Storage, run_id: str, trial_id: str) -> list[Place]:
     places = []
     for parts in _places(storage, trial_id):
+        content = storage.read_if_whole(*parts, FACTS_FILE)
         try:
-            facts = json.loads(storage.read(*parts, FACTS_FILE))
+            facts = json.loads(content or b"")
             if facts["run_id"] == run_id and isinstance(facts["epoch"], int):
                 places.append(Place(parts, facts))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             continue  # half copied when its process was killed; an older one is whole
     return sorted(places, key=lambda place: place.order, reverse=True)
 
@@ -113,9 +115,8 @@ def _places(storage: Storage, trial_id: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _read(storage: Storage, place: Place) -> TrialState | None:
-    try:
-        content = storage.read(*place.parts, TENSORS_FILE)
-    except OSError:
+    content = storage.read_if_whole(*place.parts, TENSORS_FILE)
+    if content is None:
         return None
     if hashlib.sha256(content).hexdigest() != place.facts.get("sha256"):
         return None

@@ -29,6 +29,8 @@ from distributed_fmlp.sweep.job import (
 )
 from distributed_fmlp.sweep.outcome import known_trials
 from distributed_fmlp.sweep.progress import show_progress
+from distributed_fmlp.sweep.reach import check_every_node
+from distributed_fmlp.sweep.storage import worker_environment
 from distributed_fmlp.sweep.tuning import tune_trials
 
 
@@ -154,7 +156,7 @@ def _attempt(sweep: Sweep, directory: _RunDirectory, *, new: bool) -> int:
 
 def _train(sweep: Sweep, directory: _RunDirectory, out: TextIO, log: Path) -> None:
     options = sweep.options
-    with ray_session(options.address) as ray_logs:
+    with ray_session(options.address, worker_environment=worker_environment()) as ray_logs:
         _stop_on_sigterm()  # Ray has put its own handler there
         plan = _plan(sweep)
         if sweep.info["machine"]["nodes"] > 1 and options.storage is None:
@@ -162,6 +164,7 @@ def _train(sweep: Sweep, directory: _RunDirectory, out: TextIO, log: Path) -> No
                 "the cluster has several nodes, and the run directory is on this one alone: give "
                 "--storage with a directory or URI that every node reaches"
             )
+        check_every_node(sweep.storage)
         sweep.info["status"] = "running"
         for attempt in sweep.info["attempts"]:
             if attempt["outcome"] == "running":  # it had no time to write down its end

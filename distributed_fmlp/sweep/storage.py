@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import logging
 import os
 import posixpath
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,10 +18,24 @@ import pyarrow
 import pyarrow.fs
 
 from distributed_fmlp.errors import StorageError
+from distributed_fmlp.object_store import filesystem_of
 
 _PROBE_SECONDS = 30.0
 _PROBE_BYTES = 64 << 10
+_LONGEST_PAUSE = 5.0  # s, between two tries of a storage that is away
+# What finds a bucket, and is no secret; credentials belong to each node.
+_WORKERS_VARIABLES = (
+    "AWS_CA_BUNDLE",
+    "AWS_DEFAULT_REGION",
+    "AWS_EC2_METADATA_DISABLED",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_PROFILE",
+    "AWS_REGION",
+)
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,6 +45,7 @@ class Storage:
     filesystem: Any  # pyarrow.fs.FileSystem, which has no type stubs
     root: str
     shown: str
+    patience: float = 300.0  # s; how long one on a network may be away while trials go on
 
     @property
     def is_local(self) -> bool:
@@ -39,9 +56,8 @@ class Storage:
 
     def directories(self, *parts: str) -> list[str]:
         """Names of the directories in a directory, sorted; none where it doesn't exist."""
-        return sorted(
-            info.base_name for info in self._list(*parts) if info.type.name == "Directory"
-        )
+        infos = self.patiently(lambda: self._list(*parts))
+        return sorted(info.base_name for info in infos if info.type.name == "Directory")
 
     def exists(self, *parts: str) -> bool:
         info = self.filesystem.get_file_info(self.join(*parts))
@@ -49,8 +65,46 @@ class Storage:
 
     def read(self, *parts: str) -> bytes:
         """Raises `OSError` when the file isn't there or can't be read."""
+        return self.patiently(lambda: self.read_now(*parts))
+
+    def read_now(self, *parts: str) -> bytes:
+        """As `read`, with no second try."""
         with self.filesystem.open_input_file(self.join(*parts)) as file:
             return bytes(file.read())
+
+    def read_if_whole(self, *parts: str) -> bytes | None:
+        """The file; `None` where it isn't there, or a disk of this machine has lost it.
+
+        Raises `OSError` while the storage is away: that says nothing about the file.
+        """
+        try:
+            return self.read(*parts)
+        except FileNotFoundError:
+            return None
+        except OSError:
+            if not self.is_local:
+                raise
+            return None
+
+    def patiently(self, action: Callable[[], T]) -> T:
+        """Do something that needs the storage; again and again while that is away.
+
+        A file system of the machine is asked once: it waits itself, or its disk is full. Raises
+        `FileNotFoundError` at once, any other `OSError` when patience has ended.
+        """
+        until = time.monotonic() + (0.0 if self.is_local else self.patience)
+        pause = 0.5
+        while True:
+            try:
+                return action()
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                if time.monotonic() + pause > until:
+                    raise
+                logger.warning("the storage is away, trying again: %s", _first_line(error))
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     def write(self, content: bytes, *parts: str) -> None:
         self.filesystem.create_dir(posixpath.dirname(self.join(*parts)), recursive=True)
@@ -93,6 +147,11 @@ class Storage:
         return list(self.filesystem.get_file_info(selector))
 
 
+def worker_environment() -> dict[str, str]:
+    """Variables of this process that its workers need on every node to find the storage."""
+    return {name: os.environ[name] for name in _WORKERS_VARIABLES if name in os.environ}
+
+
 def open_storage(where: str | None, run_path: Path, name: str) -> Storage:
     """The place for the checkpoints of run `name`: `where`/`name`, else `run_path`/tune.
 
@@ -114,7 +173,7 @@ def open_storage(where: str | None, run_path: Path, name: str) -> Storage:
         )
     shown = f"{scheme}://{host.rpartition('@')[2]}{slash}{path_there}"
     try:
-        filesystem, root = _within(lambda: pyarrow.fs.FileSystem.from_uri(where), shown)
+        filesystem, root = _within(lambda: filesystem_of(where), shown)
         if not root:
             raise ValueError("it names no place")
     except (pyarrow.ArrowInvalid, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import socket
@@ -16,6 +17,7 @@ import ray
 import torch
 from ray import tune
 
+from distributed_fmlp import provenance
 from distributed_fmlp.bundle import weights_sha256
 from distributed_fmlp.records import EpochRecord
 from distributed_fmlp.sweep.checkpoints import (
@@ -35,6 +37,8 @@ from distributed_fmlp.training import (
     TrialState,
     prepare_process,
 )
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,14 +64,21 @@ def train_trial(config: dict[str, Any], *, task: TrialTask, data: TrialData) -> 
         reporter.replay(saved)
         if saved.facts["status"] != "running":
             return
+    _log(f"{trial_id} starts after epoch {trial.epoch}")
     while trial.epoch < trial.config.epochs:
         try:
             record = trial.train_epoch()
+            _log(f"{trial_id} has trained epoch {trial.epoch}")
         except DivergedError as error:
             # Reported, not raised: Tune would try again, and the same numbers would come out.
             reporter.diverged(f"{DIVERGED}{error}")
             return
         reporter.epoch(record)
+
+
+def _log(line: str) -> None:
+    """Into Ray's log of this process: what was computed where, and what was computed twice."""
+    print(f"{provenance.now()} {line}", flush=True)
 
 
 def assigned_device() -> torch.device:
@@ -87,6 +98,8 @@ class _Reporter:
 
     def __init__(self, task: TrialTask, trial_id: str, trial: Trial, device: torch.device) -> None:
         self._trial = trial
+        self._task = task
+        self._reported = _directory_of(tune.get_checkpoint())
         self._facts: dict[str, Any] = {
             "run_id": task.run_id,
             "trial_id": trial_id,
@@ -143,7 +156,22 @@ class _Reporter:
             metrics = self._metrics(records[-1]) if records else nothing
             # Read by the driver; Tune's own loggers pass over text.
             metrics |= {key: self._facts[key] for key in ("status", "reason") if key in self._facts}
-            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(directory))
+            checkpoint = tune.Checkpoint.from_directory(directory)
+            self._task.storage.patiently(lambda: tune.report(metrics, checkpoint=checkpoint))
+        self._delete_older()
+
+    def _delete_older(self) -> None:
+        """Keep the checkpoint just reported alone: it holds the best weights beside the latest
+        state. What another process of this trial has left is deleted when the run ends.
+        """
+        reported = _directory_of(tune.get_checkpoint())
+        older, self._reported = self._reported, reported
+        if older is None or older == reported:
+            return
+        try:
+            self._task.storage.filesystem.delete_dir(older)
+        except OSError as error:
+            logger.warning("an older checkpoint stays until the run ends: %s", error)
 
     def _metrics(self, record: EpochRecord) -> dict[str, Any]:
         return {**record.to_json(), "process": os.getpid()}
@@ -168,6 +196,11 @@ class _Reporter:
             "weights_sha256": weights_sha256(best),
             "last_weights_sha256": weights_sha256(last),
         }
+
+
+def _directory_of(checkpoint: Any) -> str | None:
+    """Where Tune keeps a checkpoint, in the storage's file system."""
+    return None if checkpoint is None else str(checkpoint.path)
 
 
 def _epoch_of(checkpoint: Any) -> int:

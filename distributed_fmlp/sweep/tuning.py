@@ -59,8 +59,9 @@ def tune_trials(sweep: Sweep, plan: Plan, progress: Progress) -> None:
             storage_path=sweep.storage.root,
             storage_filesystem=None if sweep.storage.is_local else sweep.storage.filesystem,
             failure_config=tune.FailureConfig(max_failures=sweep.options.max_failures),
-            # A checkpoint holds the best weights beside the latest state, so one is enough.
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            # Trials delete their own older ones: for Tune to do it, the driver would wait for the
+            # storage at every checkpoint of every trial, and end when that is away.
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=None),
             callbacks=[recorder],
             verbose=0,
         ),
