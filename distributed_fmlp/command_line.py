@@ -196,7 +196,6 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         help="of the learning rate: constant (default), or cosine, which falls to zero by the end",
     )
     share = _number(lambda value: 0 <= value < 1, "a share from 0 up to, but not, 1")
-    probability = _number(lambda value: 0 <= value <= 1, "a probability from 0 to 1")
     group.add_argument(
         "--label-smoothing",
         type=share,
@@ -206,16 +205,6 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         "--weight-decay",
         type=_number(lambda value: value >= 0, "0 or more"),
         help="decoupled weight decay of the weight matrices, as in AdamW (default: 0)",
-    )
-    group.add_argument(
-        "--flip",
-        type=probability,
-        help="probability of mirroring a training image left to right (default: 0)",
-    )
-    group.add_argument(
-        "--shift",
-        type=probability,
-        help="probability of moving a training image by one pixel (default: 0)",
     )
 
 

@@ -51,8 +51,6 @@ class SweepOptions:
     schedule: Schedule = "constant"
     label_smoothing: float = 0.0
     weight_decay: float = 0.0
-    flip: float = 0.0
-    shift: float = 0.0
     search: Literal["grid", "random"] = "grid"
     samples: int | None = None
     space: tuple[str, ...] = ()

@@ -17,13 +17,6 @@ class Recipe:
     schedule: Schedule = "constant"  # of the learning rate, step by step
     label_smoothing: float = 0.0  # share of each label that is spread evenly over all classes
     weight_decay: float = 0.0  # decoupled from the gradient (AdamW); of the weight matrices
-    flip: float = 0.0  # probability of mirroring a training image left to right
-    shift: float = 0.0  # probability of moving a training image by one pixel
-
-    @property
-    def augments(self) -> bool:
-        """Whether training images are changed before they are trained on."""
-        return self.flip > 0 or self.shift > 0
 
     @property
     def additions(self) -> list[str]:

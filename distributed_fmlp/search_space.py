@@ -32,8 +32,6 @@ _BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
     "dropout": (lambda value: 0 <= value < 1, "from 0 up to, but not, 1"),
     "label_smoothing": (lambda value: 0 <= value < 1, "from 0 up to, but not, 1"),
     "weight_decay": (lambda value: value >= 0, "of 0 or more"),
-    "flip": (lambda value: 0 <= value <= 1, "from 0 to 1"),
-    "shift": (lambda value: 0 <= value <= 1, "from 0 to 1"),
 }
 SEARCHED = tuple(_BOUNDS)
 DEFAULT_SPACE = (

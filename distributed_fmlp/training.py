@@ -25,7 +25,6 @@ from torch.nn import functional
 from distributed_fmlp import metrics
 from distributed_fmlp.adam import Adam
 from distributed_fmlp.architecture import Architecture
-from distributed_fmlp.augmentation import Augmentation
 from distributed_fmlp.data import Scaling
 from distributed_fmlp.gradients import gradients_for
 from distributed_fmlp.model import FMLP, build_model, scale_pixels
@@ -36,7 +35,7 @@ from distributed_fmlp.schedule import learning_rate_at
 Precision = Literal["fp32", "bf16"]
 _EVALUATION_BATCH = 1000
 _FINITE_CHECK_STEPS = 64  # how often a GPU is made to wait for the check that the loss is finite
-_STREAMS = ("initial weights", "batch order", "dropout", "augmentation")  # a new one comes last
+_STREAMS = ("initial weights", "batch order", "dropout")
 
 
 class DivergedError(Exception):
@@ -118,7 +117,7 @@ class Trial:
         self.config = config
         self.device = device
         self.history: list[EpochRecord] = []
-        weights_seed, order_seed, dropout_seed, augmentation_seed = (
+        weights_seed, order_seed, dropout_seed = (
             int(child.generate_state(1, np.uint64)[0] >> np.uint64(1))
             for child in np.random.SeedSequence(config.seed).spawn(len(_STREAMS))
         )
@@ -128,14 +127,8 @@ class Trial:
         self.optimizer = Adam(
             self.model.parameters(), config.learning_rate, config.recipe.weight_decay
         )
-        recipe = config.recipe
         self.gradients = gradients_for(
             self.model, self.masks, device, bf16=config.precision == "bf16"
-        )
-        self.augmentation = (
-            Augmentation(recipe.flip, recipe.shift, augmentation_seed, config.architecture.input)
-            if recipe.augments
-            else None
         )
         self.data = data
         self.train_images = _tensor(data.train_images, device)
@@ -223,8 +216,6 @@ class Trial:
             "batch_order": order,
             "dropout": self.masks.state(),
         }
-        if self.augmentation is not None:
-            facts["augmentation"] = self.augmentation.state()
         on_cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         return TrialState(on_cpu, facts)
 
@@ -234,8 +225,6 @@ class Trial:
         self.history = [EpochRecord.from_json(row) for row in facts["history"]]
         self.order.bit_generator.state = facts["batch_order"]
         self.masks.load_state(facts["dropout"])
-        if self.augmentation is not None:
-            self.augmentation.load_state(facts["augmentation"])
         self.model.load_state_dict(_with_prefix(tensors, "model/"))
         # With no tensors of its own the best epoch is the latest one.
         self.best_weights = {
@@ -256,8 +245,6 @@ class Trial:
         for step, (start, stop) in enumerate(spans):
             labels = self.train_labels.index_select(0, rows[start:stop])
             images = self.train_images.index_select(0, rows[start:stop])
-            if self.augmentation is not None:
-                images = self.augmentation(images)
             self.optimizer.learning_rate = learning_rate_at(
                 recipe.schedule,
                 self.config.learning_rate,

@@ -44,8 +44,6 @@ PUBLISHED = SweepOptions(
     schedule="constant",
     label_smoothing=0.0,
     weight_decay=0.0,
-    flip=0.0,
-    shift=0.0,
     max_failures=3,
 )
 
@@ -92,10 +90,6 @@ BAD = [
     ("--label-smoothing", "nan"),
     ("--weight-decay", "-0.01"),
     ("--weight-decay", "inf"),
-    ("--flip", "1.5"),
-    ("--flip", "-1"),
-    ("--shift", "often"),
-    ("--shift", "inf"),
     ("--search", "bayes"),
     ("--samples", "0", "--search", "random"),
     ("--samples", "8"),
@@ -109,7 +103,7 @@ BAD = [
     ("--space", "lr=a:b", "--search", "random"),
     ("--space", "lr=0.001:inf", "--search", "random"),
     ("--space", "dropout=0:1", "--search", "random"),
-    ("--space", "flip=0:2", "--search", "random"),
+    ("--space", "weight-decay=-1:2", "--search", "random"),
     ("--space", "lr=1e-4:1e-2", "--space", "lr=1e-3:1e-2", "--search", "random"),
     ("--space", "label-smoothing=0:0.2", "--label-smoothing", "0.1", "--search", "random"),
     ("--lr", "0.001", "--search", "random"),
@@ -180,7 +174,7 @@ def test_every_option_is_taken() -> None:
             "--dataset digits --data-dir / --lr 0.1 --lr 1e-05 --epochs 2 --batch-size 8 "
             "--dropout 0 0.5 --hidden 64 32 --seed 4 --seed 2 --val-fraction 0.25 "
             "--cpus-per-trial 2 --gpus-per-trial 0.25 --max-concurrent 3 --precision bf16 "
-            "--schedule cosine --label-smoothing 0.1 --weight-decay 0.05 --flip 0.5 --shift 0.25 "
+            "--schedule cosine --label-smoothing 0.1 --weight-decay 0.05 "
             "--name été --results r --storage s3://bucket/path --address auto "
             "--max-failures 0 --quiet"
         )
@@ -202,8 +196,6 @@ def test_every_option_is_taken() -> None:
         schedule="cosine",
         label_smoothing=0.1,
         weight_decay=0.05,
-        flip=0.5,
-        shift=0.25,
         name="été",
         results="r",
         storage="s3://bucket/path",
@@ -215,10 +207,12 @@ def test_every_option_is_taken() -> None:
 
 
 def test_a_random_search_takes_ranges_and_searches_by_default_what_no_option_fixes() -> None:
-    options = parse(shlex.split("--search random --space flip=0:.5 --samples 3 --seed 7")).options
+    options = parse(
+        shlex.split("--search random --space weight-decay=0:.5 --samples 3 --seed 7")
+    ).options
     assert (options.search, options.n_samples, options.seed) == ("random", 3, (7,))
-    assert options.space == ("flip=0.0:0.5",)
-    assert list(options.ranges) == ["lr", "flip"]  # the learning rate is always searched
+    assert options.space == ("weight-decay=0.0:0.5",)
+    assert list(options.ranges) == ["lr", "weight_decay"]  # the learning rate is always searched
     usual = parse(["--search", "random"]).options
     assert (usual.n_samples, list(usual.ranges)) == (16, ["lr", "dropout", "label_smoothing"])
     fixed = parse(["--search", "random", "--dropout", "0.2"]).options
@@ -302,8 +296,6 @@ def any_options(draw: st.DrawFn) -> SweepOptions:
         schedule=draw(st.sampled_from(["constant", "cosine"])),
         label_smoothing=draw(rates),
         weight_decay=draw(st.floats(0, 10)),
-        flip=draw(st.floats(0, 1)),
-        shift=draw(st.floats(0, 1)),
         name=draw(st.none() | names),
         results=draw(st.sampled_from(["results", "/a b/c", "-r", "it's"])),
         storage=draw(st.none() | st.sampled_from(["s3://bucket/a b", "/mnt/x y"])),
@@ -347,9 +339,7 @@ def test_options_come_back_from_json_and_from_the_command_that_reproduces_them(
         ("schedule", None),
         ("label_smoothing", "0.1"),
         ("label_smoothing", 1.0),
-        ("flip", 2),
         ("weight_decay", -1.0),
-        ("shift", [0.5]),
         ("name", "../escape"),
         ("name", ["a", "b"]),
         ("storage", 3),
@@ -408,8 +398,6 @@ CONTRADICTIONS = {
     "--schedule": "cosine",
     "--label-smoothing": "0.1",
     "--weight-decay": "0.1",
-    "--flip": "0.5",
-    "--shift": "0.5",
     "--search": "random",
     "--storage": "/mnt/other",
 }

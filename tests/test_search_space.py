@@ -31,7 +31,7 @@ def test_a_range_is_written_as_it_is_read(name: str, low: float, high: float) ->
         ("lr=-1:0.1", "give two numbers above 0"),
         ("lr=0.001:nan", "give two numbers above 0"),
         ("dropout=0.5:1", "from 0 up to, but not, 1"),
-        ("flip=0.5:1.1", "from 0 to 1"),
+        ("weight-decay=-0.5:1.1", "of 0 or more"),
         ("dropout=0.5:0.4", "is empty; give a LOW below its HIGH"),
     ],
 )
@@ -47,4 +47,4 @@ def test_only_the_learning_rate_is_drawn_by_its_logarithm() -> None:
 def test_what_an_option_fixes_is_not_searched_unless_asked_for() -> None:
     assert list(search_space([], [])) == ["lr", "dropout", "label_smoothing"]
     assert list(search_space([], ["dropout"])) == ["lr", "label_smoothing"]
-    assert list(search_space(["flip=0:0.5"], [])) == ["lr", "flip"]
+    assert list(search_space(["weight-decay=0:0.5"], [])) == ["lr", "weight_decay"]

@@ -10,7 +10,7 @@ from distributed_fmlp.run_directory import Run
 
 
 def hyperparameter_words(trial: TrialRecord) -> str:
-    """What the search gave a trial beside its learning rate: dropout 0.21, flip 0.5; or nothing."""
+    """What the search gave a trial beside its learning rate: dropout 0.21, or nothing."""
     return ", ".join(
         f"{name.replace('_', ' ')} {value:g}" for name, value in trial.hyperparameters.items()
     )

@@ -104,7 +104,7 @@ def test_the_published_figures_stand_beside_their_own_learning_rate(tmp_path: Pa
                     "batch_size": 64,
                     "schedule": "cosine",
                     "label_smoothing": 0.1,
-                    "flip": 0.0,
+                    "weight_decay": 0.0,
                 }
             },
             "a cosine learning-rate schedule for a constant rate; label smoothing 0.1 for none",

@@ -204,7 +204,7 @@ data = TrialData(
 )
 architecture = Architecture(hidden=(256, 64), dropout=(0.3, 0.3))
 recipe = Recipe(
-    schedule="cosine", label_smoothing=0.1, weight_decay=0.05, flip=0.25, shift=0.5
+    schedule="cosine", label_smoothing=0.1, weight_decay=0.05
 )
 trial = Trial(TrialConfig(0.01, 0, 10, 8, architecture, "fp32", recipe), data, torch.device("cpu"))
 while trial.epoch < 10:
@@ -216,9 +216,7 @@ print(weights_sha256(trial.best_weights), weights_sha256(trial.model.state_dict(
 def test_another_recipe_killed_half_way_ends_with_the_bits_of_a_trial_without_ray(
     desk: Desk,
 ) -> None:
-    recipe = shlex.split(
-        "--schedule cosine --label-smoothing 0.1 --weight-decay 0.05 --flip 0.25 --shift 0.5"
-    )
+    recipe = shlex.split("--schedule cosine --label-smoothing 0.1 --weight-decay 0.05")
     words = [*RECIPE[: RECIPE.index("--lr")], "--lr", "0.01", "--cpus-per-trial", "1", *recipe]
     command = desk.start(*words, "--name", "f")
     command.wait_for_epoch(3)
@@ -233,8 +231,6 @@ def test_another_recipe_killed_half_way_ends_with_the_bits_of_a_trial_without_ra
         "schedule": "cosine",
         "label_smoothing": 0.1,
         "weight_decay": 0.05,
-        "flip": 0.25,
-        "shift": 0.5,
     }
     assert manifest["hyperparameters"]["optimizer"] == "AdamW"
     assert added.items() <= manifest["hyperparameters"].items()

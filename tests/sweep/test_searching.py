@@ -51,15 +51,15 @@ def test_the_same_seed_draws_the_same_trials_and_another_seed_others() -> None:
 
 
 def test_every_value_lies_in_its_range_and_learning_rates_are_drawn_by_their_logarithm() -> None:
-    options = replace(SEARCH, samples=400, space=("lr=0.0001:0.01", "flip=0.2:0.6"))
+    options = replace(SEARCH, samples=400, space=("lr=0.0001:0.01", "weight-decay=0.2:0.6"))
     trials = asked_trials(options)
     rates = [trial.learning_rate for trial in trials]
-    flips = [trial.hyperparameters["flip"] for trial in trials]
+    decays = [trial.hyperparameters["weight_decay"] for trial in trials]
     assert all(0.0001 <= rate <= 0.01 for rate in rates)
-    assert all(0.2 <= flip <= 0.6 for flip in flips)
-    assert all(list(trial.hyperparameters) == ["flip"] for trial in trials)
+    assert all(0.2 <= decay <= 0.6 for decay in decays)
+    assert all(list(trial.hyperparameters) == ["weight_decay"] for trial in trials)
     assert 0.4 < sum(rate < 0.001 for rate in rates) / 400 < 0.6  # evenly, it would be 0.09
-    assert 0.4 < sum(flip < 0.4 for flip in flips) / 400 < 0.6
+    assert 0.4 < sum(decay < 0.4 for decay in decays) / 400 < 0.6
 
 
 def test_no_two_trials_share_a_learning_rate_or_a_name() -> None:
@@ -93,12 +93,12 @@ def test_recorded_trials_must_be_such_as_the_options_could_have_drawn() -> None:
 
 def test_what_is_drawn_replaces_the_recipe_and_the_dropout_of_that_trial_alone() -> None:
     drawn = {"dropout": 0.25, "label_smoothing": 0.05}
-    recipe = Recipe(schedule="cosine", flip=0.5)
+    recipe = Recipe(schedule="cosine", weight_decay=0.5)
     assert recipe_of(recipe, drawn) == replace(recipe, label_smoothing=0.05)
     assert recipe_of(recipe, {}) == recipe
     architecture = Architecture(hidden=(8, 4), dropout=(0.3, 0.1))
     assert architecture_of(architecture, drawn).dropout == (0.25, 0.25)
-    assert architecture_of(architecture, {"flip": 0.5}) is architecture
+    assert architecture_of(architecture, {"weight_decay": 0.5}) is architecture
 
 
 def test_trials_of_earlier_attempts_are_held_against_those_of_this_one() -> None:
