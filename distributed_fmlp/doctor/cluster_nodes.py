@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -35,21 +36,25 @@ class Examiner:
         context: Any = ray.get_runtime_context()
         node_id = str(context.get_node_id())
         try:
-            storage.check_writable()
-            storage.write(node_id.encode(), node_id)
+            storage.write(mark(node_id), node_id)
         except Exception as error:  # whatever the file system raises is the answer
             return str(error).splitlines()[0] if str(error) else type(error).__name__
         return None
 
-    def read(self, storage: Any, names: Sequence[str]) -> dict[str, bytes | None]:
-        """What the storage holds under `names`, seen from here."""
-        return {name: _read(storage, name) for name in names}
+    def marks_seen(self, storage: Any, node_ids: Sequence[str]) -> list[str]:
+        """The nodes whose files are there, whole, seen from here."""
+        return [node_id for node_id in node_ids if _read(storage, node_id) == mark(node_id)]
 
-    def clear(self, storage: Any, names: Sequence[str]) -> None:
-        """Delete what is in this node's way of the storage, shared or not."""
-        for name in names:
-            if _read(storage, name) is not None:
-                storage.filesystem.delete_file(storage.join(name))
+    def clear(self, storage: Any) -> None:
+        """Delete the storage's directory, which may be this node's own."""
+        # Where it is shared, others are at it at the same moment.
+        with contextlib.suppress(Exception):
+            storage.delete_directory()
+
+
+def mark(node_id: str) -> bytes:
+    """What a node writes: enough of it that a full disk is noticed."""
+    return node_id.encode() * 1024
 
 
 def _read(storage: Any, name: str) -> bytes | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from distributed_fmlp.doctor.cluster_nodes import ExaminedNode
 from distributed_fmlp.doctor.findings import Finding, failed, note, ok
+from distributed_fmlp.doctor.node_facts import LIBRARIES
 
 CLOCK_SECONDS = 2.0  # requests to S3 are refused at 15 minutes, but logs mislead long before
 LEAST_FREE_BYTES = 2 << 30
@@ -15,6 +16,7 @@ FULLEST = 0.95
 LEAST_MEMORY_BYTES = 1 << 30
 _SETUP = "run `ray up` again from this checkout, or install it there with its constraints.txt"
 
+_OTHERS = tuple(name for name in LIBRARIES if name not in ("ray", "torch"))
 _TOKEN_KEPT = "in no process list, and its file is its owner's alone"
 
 Judge = Callable[[ExaminedNode], tuple[str, str] | None]
@@ -70,25 +72,34 @@ def _versions(nodes: Sequence[ExaminedNode], here: dict[str, Any]) -> list[Findi
     found = _each(
         nodes,
         "Python",
-        lambda node: _differs(node.facts["python"], here["python"], "Python", _SETUP),
+        lambda node: _differs(node.facts["python"], here["python"], "Python"),
         here["python"],
     )
-    for library, version in here["libraries"].items():
-        found += _each(
-            nodes,
-            library,
-            lambda node, library=library, version=version: _differs(  # type: ignore[misc]
-                node.facts["libraries"].get(library), version, library, _SETUP
-            ),
-            version,
-        )
+    groups = (("Ray", ("ray",)), ("torch", ("torch",)), ("libraries", _OTHERS))
+    for check, libraries in groups:
+        wanted = {name: here["libraries"][name] for name in libraries if name in here["libraries"]}
+        shown = ", ".join(f"{name} {version}" for name, version in wanted.items())
+        found += _each(nodes, check, _libraries(wanted), shown)
     return [*found, *_each(nodes, "package", lambda node: _package(node, here), _identity(here))]
 
 
-def _differs(there: str | None, here: str, what: str, advice: str) -> tuple[str, str] | None:
-    if there is None:
-        return f"has no {what}", advice
-    return None if there == here else (f"has {what} {there}, this machine {here}", advice)
+def _differs(there: str, here: str, what: str) -> tuple[str, str] | None:
+    return None if there == here else (f"has {what} {there}, this machine {here}", _SETUP)
+
+
+def _libraries(wanted: Mapping[str, str]) -> Judge:
+    """Names every library that a node has in another version, or not at all."""
+
+    def judge(node: ExaminedNode) -> tuple[str, str] | None:
+        there: Mapping[str, str] = node.facts["libraries"]
+        wrong = [
+            f"{name} {there[name]} (here {version})" if name in there else f"no {name}"
+            for name, version in wanted.items()
+            if there.get(name) != version
+        ]
+        return (f"has {', '.join(wrong)}", _SETUP) if wrong else None
+
+    return judge
 
 
 def _package(node: ExaminedNode, here: dict[str, Any]) -> tuple[str, str] | None:
@@ -96,7 +107,7 @@ def _package(node: ExaminedNode, here: dict[str, Any]) -> tuple[str, str] | None
     if there is None:
         return "has no distributed_fmlp", _SETUP
     if there["version"] != here["package"]["version"]:
-        return _differs(there["version"], here["package"]["version"], "distributed_fmlp", _SETUP)
+        return _differs(there["version"], here["package"]["version"], "distributed_fmlp")
     if there["sha256"] != here["package"]["sha256"]:
         told = f"has other sources of distributed_fmlp {there['version']} in {there['place']}"
         return told, _SETUP
@@ -198,16 +209,17 @@ def _size(n_bytes: int) -> str:
     return f"{n_bytes / (1 << 30):.1f} GiB"
 
 
-def check_room(nodes: Sequence[ExaminedNode]) -> Finding:
+def check_room(nodes: Sequence[ExaminedNode]) -> list[Finding]:
     """Whether a trial or a replica finds a CPU at all."""
-    total = sum(node.cpus for node in nodes)
-    if total < 1:
-        return failed(
+    if any(node.cpus >= 1 for node in nodes):
+        return []
+    return [
+        failed(
             "room",
-            f"no node offers a CPU ({len(nodes)} alive)",
-            "add workers, or let the head take work (--num-cpus)",
+            f"no node offers a CPU to a trial ({len(nodes)} alive)",
+            "ask for workers (cluster/README.md), or let the head take work (--num-cpus)",
         )
-    return ok("room", f"{total:g} CPUs on {len(nodes)} nodes for trials and replicas")
+    ]
 
 
 def check_lost(lost: Sequence[str]) -> list[Finding]:

@@ -18,15 +18,12 @@ from distributed_fmlp.doctor.shared_storage import check_storage
 from distributed_fmlp.ray_session import ray_session
 
 _WITHOUT_TOKEN_SECONDS = 30
-# What these ports answer to is more than a request for a prediction.
-_PRIVATE_PORTS = {
-    8265: "the dashboard, which runs jobs",
-    10001: "Ray Client, which runs code",
-    9101: "HAProxy's metrics",
-    8404: "HAProxy's status",
-}
+# Ray's own, which ask for the token where the cluster does; what runs code for who has it.
+_RAY_PORTS = {8265: "the dashboard", 10001: "Ray Client"}
+# These ask nobody for anything.
+_STATUS_PORTS = {9101: "HAProxy's metrics", 8404: "HAProxy's status"}
 _SERVE_PORT = 8000
-_FIREWALL = "let only the cluster's own nodes reach it (a firewall, a security group), "
+_FIREWALL = "let a firewall or security group keep everyone but the cluster's nodes from it"
 
 
 def check_cluster(address: str, storage: str | None, data_dir: str | None) -> list[Finding]:
@@ -45,12 +42,12 @@ def check_cluster(address: str, storage: str | None, data_dir: str | None) -> li
         context: Any = ray.get_runtime_context()
         head = str(context.gcs_address)
         nodes, lost = examine_nodes(data_dir)
-        found = [_alive(nodes), *check_lost(lost), *check_nodes(nodes, here), check_room(nodes)]
+        found = [_alive(nodes), *check_lost(lost), *check_nodes(nodes, here), *check_room(nodes)]
         found += check_storage(storage, nodes)
         found += _reach(nodes, head)
-        found += _open_ports(nodes)
         found += check_data(data_dir, nodes)
-    return [*found, _asks_for_token(head)]
+    asked = _asks_for_token(head)
+    return [*found, asked, *_open_ports(nodes, protected=asked.verdict == "ok")]
 
 
 def _alive(nodes: Sequence[ExaminedNode]) -> Finding:
@@ -79,29 +76,26 @@ def _reach(nodes: Sequence[ExaminedNode], head: str) -> list[Finding]:
     return found or [ok("ports", f"each node reaches the {len(wanted)} ports of Ray on all")]
 
 
-def _open_ports(nodes: Sequence[ExaminedNode]) -> list[Finding]:
+def _open_ports(nodes: Sequence[ExaminedNode], *, protected: bool) -> list[Finding]:
+    """What other machines reach, as far as no firewall is between; `protected` by Ray's token."""
     found = []
     for node in nodes:
         if node.error is not None or node.facts["open_ports"] is None:
             continue
-        ports = set(node.facts["open_ports"])
-        found += [
-            failed(
-                "open ports",
-                f"{node.name} has {what} on every interface (port {port})",
-                f"{_FIREWALL}or start it on loopback (--dashboard-host=127.0.0.1) and use a tunnel",
-            )
-            for port, what in _PRIVATE_PORTS.items()
-            if port in ports
-        ]
-        if _SERVE_PORT in ports:
-            found.append(
-                note(
-                    "open ports",
-                    f"{node.name} serves on every interface (port {_SERVE_PORT})",
-                    "let a load balancer alone reach it, and clients show a token (FMLP_API_TOKEN)",
+        for port in node.facts["open_ports"]:
+            what = _RAY_PORTS.get(port) or _STATUS_PORTS.get(port)
+            if port == _SERVE_PORT:
+                told = f"{node.name} serves on every interface (port {port})"
+                advice = (
+                    "let a load balancer alone reach it, and clients show a token (FMLP_API_TOKEN)"
                 )
-            )
+                found.append(note("open ports", told, advice))
+            elif what is not None:
+                told = f"{node.name} has {what} on every interface (port {port})"
+                if port in _RAY_PORTS and protected:
+                    found.append(note("open ports", f"{told}, for who shows the token", _FIREWALL))
+                else:
+                    found.append(failed("open ports", told, _FIREWALL))
     return found or [ok("open ports", "neither dashboard nor service beyond loopback")]
 
 

@@ -28,14 +28,15 @@ def check_storage(where: str | None, nodes: Sequence[ExaminedNode]) -> list[Find
         return [note("storage", "not checked", "give the sweep's --storage to have it checked")]
     try:
         storage = _open(where)
+        with _directories_kept(storage):
+            try:
+                storage.check_writable()
+                return _check(storage, where, [node for node in nodes if node.error is None])
+            finally:
+                with contextlib.suppress(OSError):
+                    storage.delete_directory()
     except StorageError as error:
-        return [failed("storage", str(error), "see --help")]
-    with _directories_kept(storage):
-        try:
-            return _check(storage, where, [node for node in nodes if node.error is None])
-        finally:
-            with contextlib.suppress(OSError):
-                storage.delete_directory()
+        return [failed("storage", f"from this machine: {error}", "a sweep would stop there")]
 
 
 def _open(where: str) -> Storage:
@@ -59,7 +60,6 @@ def check_storage_here(where: str) -> Finding:
 
 
 def _check(storage: Storage, where: str, nodes: Sequence[ExaminedNode]) -> list[Finding]:
-    wrong: dict[str, str | None] = {}
     try:
         wrong = ask(nodes, "write", storage)
         writers = [node for node in nodes if wrong.get(node.node_id, "") is None]
@@ -68,23 +68,20 @@ def _check(storage: Storage, where: str, nodes: Sequence[ExaminedNode]) -> list[
             for node in nodes
             if (reason := wrong.get(node.node_id, node.error)) is not None
         ]
-        seen = ask(writers, "read", storage, [node.node_id for node in writers])
+        seen = ask(writers, "marks_seen", storage, [node.node_id for node in writers])
         found += _apart(where, writers, seen)
     finally:
-        ask(nodes, "clear", storage, [node.node_id for node in nodes])
+        ask(nodes, "clear", storage)
     return found or [ok("storage", f"{where} is written by each node and read by all")]
 
 
 def _apart(
-    where: str,
-    writers: Sequence[ExaminedNode],
-    seen: dict[str, dict[str, bytes | None]],
+    where: str, writers: Sequence[ExaminedNode], seen: dict[str, list[str]]
 ) -> list[Finding]:
     """Nodes that don't see what most of the others wrote: theirs is another directory."""
 
     def sees(reader: ExaminedNode, writer: ExaminedNode) -> bool:
-        content = seen.get(reader.node_id, {}).get(writer.node_id)
-        return content == writer.node_id.encode()
+        return writer.node_id in seen.get(reader.node_id, ())
 
     groups: list[list[ExaminedNode]] = []
     for node in writers:

@@ -92,7 +92,7 @@ def _ray_starts() -> Finding:
         with ray_session(None):
             pass
     except UserError as error:
-        return failed("Ray", str(error), "see --help of ray start")
+        return failed("Ray", str(error), "without it neither a sweep nor a service runs")
     return ok("Ray", f"starts and stops, in {time.monotonic() - started:.1f} s")
 
 

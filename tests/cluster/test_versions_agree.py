@@ -199,3 +199,21 @@ def test_a_client_of_the_cloud_is_the_heads() -> None:
         (command,) = yaml.safe_load((CLUSTER / name).read_text())["head_setup_commands"]
         (pinned,) = re.findall(r"\S+==\S+", command)
         assert f"pip install --constraint constraints.txt {pinned}" in text
+
+
+def test_cloudformation_takes_no_yaml_aliases() -> None:
+    text = (CLUSTER / "aws-rights.yaml").read_text()
+    tokens = yaml.scan(text, Loader=yaml.SafeLoader)
+    assert not any(isinstance(token, yaml.AliasToken) for token in tokens)
+
+
+def test_the_rights_are_named_as_the_file_for_aws_names_them() -> None:
+    text = (CLUSTER / "aws-rights.yaml").read_text()
+    config = yaml.safe_load((CLUSTER / "config.yaml").read_text())
+    made = re.findall(r'InstanceProfileName: !Sub "\$\{Cluster\}-(\w+)"', text)
+    assert re.search(rf"Default: {config['cluster_name']}$", text, flags=re.M)
+    wanted = {
+        kind["node_config"]["IamInstanceProfile"]["Name"]
+        for kind in config["available_node_types"].values()
+    }
+    assert wanted == {f"{config['cluster_name']}-{role}" for role in made}
