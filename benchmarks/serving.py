@@ -151,7 +151,8 @@ def run(given: argparse.Namespace) -> int:
 
     from distributed_fmlp import provenance
     from distributed_fmlp.errors import UserError
-    from distributed_fmlp.serving.model import find_bundle, open_model
+    from distributed_fmlp.serving.bundle_place import find_bundle
+    from distributed_fmlp.serving.model import open_model
 
     venvs = given.venvs.absolute()
     if given.prepare:

@@ -60,7 +60,8 @@ def ray_session(
 
     A private one listens on loopback alone; its files go to `directory` where that is given. On a
     cluster, workers get `worker_environment`, which Ray shows and logs: no place for a secret.
-    Raises `ClusterError` when Ray can't be started or reached.
+    Raises `ClusterError` when Ray can't be started or reached, `KeyboardInterrupt` also for SIGTERM
+    meanwhile.
     """
     _check_reachable(address)
     import ray
@@ -84,6 +85,8 @@ def ray_session(
                 logging_level=logging.ERROR,
                 runtime_env={"env_vars": dict(worker_environment)} if worker_environment else None,
             )
+    except SystemExit:
+        raise KeyboardInterrupt from None  # what Ray makes of SIGTERM while it starts
     except Exception as error:
         # Ray raises whatever its parts raise: OSError, RuntimeError, ValueError, its own.
         what = "started" if address is None else f"reached at {address}"

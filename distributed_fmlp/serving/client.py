@@ -27,7 +27,7 @@ def run_command(command: str, options: argparse.Namespace) -> int:
     elif command == "rollback":
         status, answer = _ask(options, "POST", "/admin/rollback", {})
     else:
-        from distributed_fmlp.serving.model import find_bundle
+        from distributed_fmlp.serving.bundle_place import find_bundle
 
         body: dict[str, Any] = {
             "bundle": find_bundle(options.bundle, Path(options.results)),

@@ -22,7 +22,7 @@ from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 
 # What HAProxy answers itself, and what Ray answers in plain text: the same form as all errors here.
-_ERRORS = {
+ERRORS = {
     400: "this is not a request that HTTP allows",
     404: "there is nothing at this path",
     408: "the request took too long",
@@ -129,7 +129,7 @@ def _frontend_rules() -> list[str]:
     rules.append("http-request set-header x-request-disconnect-disabled ?1")
     # Ray would tell anyone which applications it has.
     rules.append(_return("http-request", 404) + " if { path -i /-/routes }")
-    for status in _ERRORS:
+    for status in ERRORS:
         rules.append(
             _return("http-response", status) + f" if {{ status {status} }} "
             "!{ res.hdr(content-type) -m beg application/json }"
@@ -146,7 +146,7 @@ def _return(when: str, status: int) -> str:
 
 
 def _body(status: int) -> str:
-    return json.dumps({"error": _ERRORS[status]}, separators=(",", ":"))
+    return json.dumps({"error": ERRORS[status]}, separators=(",", ":"))
 
 
 def _error_file(status: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import os
 import shlex
@@ -14,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 PICTURE = Path(__file__).with_name("example.png")
 _LONGEST_TEMPORARY = 25  # Ray adds some 75 characters, and a socket's path holds 107
 _EVERY_ADDRESS = ("0.0.0.0", "::")
+_PROXY_CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 _LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
 
 
@@ -36,7 +39,8 @@ def serve_until_stopped(options: argparse.Namespace) -> int:
     """
     started = time.monotonic()
     check_port(options.host, options.port)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     with _temporary_directory() as directory:
         # What Ray reads at import is set before anything imports it.
         from distributed_fmlp.ray_session import configure_environment
@@ -46,11 +50,14 @@ def serve_until_stopped(options: argparse.Namespace) -> int:
         os.environ.setdefault("RAY_worker_niceness", "0")
         if not options.no_haproxy and haproxy.available():
             haproxy.configure_environment(directory, options.port, os.environ)
-        from distributed_fmlp.serving.model import find_bundle, open_model
+        else:
+            os.environ.setdefault(
+                _PROXY_CALLBACK, "distributed_fmlp.serving.proxy_answers.middlewares"
+            )
+        from distributed_fmlp.serving.bundle_place import find_bundle
 
         bundle = find_bundle(options.bundle, Path(options.results))
-        model = open_model(bundle).served
-        with _deployed(options, bundle, directory) as ray_logs:
+        with _deployed(options, bundle, directory) as (model, ray_logs):
             stop = _stop_event()
             _say_hello(options, model, time.monotonic() - started, ray_logs)
             while not stop.wait(0.5):
@@ -67,9 +74,12 @@ def check_port(host: str, port: int) -> None:
         with socket.create_server((host, port), family=family):
             pass
     except OSError as error:
+        # What the socket module adds to the system's words only repeats the address.
+        named = isinstance(error, socket.gaierror)
+        reason = error.strerror if named else os.strerror(error.errno or 0)
         raise OptionError(
-            f"can't listen on {host}:{port} ({error.strerror}); choose another --port or --host, "
-            "or stop what listens there"
+            f"can't listen on {host}:{port} ({reason}); choose another --port or --host, or stop "
+            "what listens there"
         ) from error
 
 
@@ -79,9 +89,13 @@ def _temporary_directory() -> Iterator[Path]:
     # Unix sockets have short paths: not below a long TMPDIR.
     parent = "/tmp" if len(tempfile.gettempdir()) > _LONGEST_TEMPORARY else None
     directory = Path(tempfile.mkdtemp(prefix="fmlp-", dir=parent))
+    # A Ray that is interrupted while it starts ends its processes, which still write, only when
+    # this one exits: after that, as what is registered first is called last.
+    remove = atexit.register(shutil.rmtree, directory, ignore_errors=True)
     try:
         yield directory
     except ClusterError:
+        atexit.unregister(remove)
         raise
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
@@ -90,14 +104,19 @@ def _temporary_directory() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _deployed(options: argparse.Namespace, bundle: str, directory: Path) -> Iterator[str]:
-    """The service, answering; yields where Ray's logs are."""
+def _deployed(
+    options: argparse.Namespace, bundle: str, directory: Path
+) -> Iterator[tuple[ServedModel, str]]:
+    """The service, answering; yields what it serves and where Ray's logs are."""
     from distributed_fmlp.ray_session import diverted_output, ray_session
 
     log = directory / "ray.log"
+    verification = _Verification(bundle)
     with contextlib.ExitStack() as stack:
         with diverted_output(log):
             ray_logs = stack.enter_context(ray_session(None, directory))
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has put its own there
+            model = verification.result()
             from ray import serve
 
             # Serve stops before Ray does, whatever happens.
@@ -107,8 +126,28 @@ def _deployed(options: argparse.Namespace, bundle: str, directory: Path) -> Iter
                 http_options={"host": options.host, "port": options.port},
                 logging_config=_LOGGING,
             )
-            _deploy(options, bundle, ray_logs)
-        yield ray_logs
+            _deploy(options, bundle, model.sha256, ray_logs)
+        yield model, ray_logs
+
+
+class _Verification:
+    """A bundle that is verified while Ray starts, which mostly waits for its processes."""
+
+    def __init__(self, bundle: str) -> None:
+        self._outcome: Future[ServedModel] = Future()
+        threading.Thread(target=self._verify, args=(bundle,), daemon=True).start()
+
+    def _verify(self, bundle: str) -> None:
+        try:
+            from distributed_fmlp.serving.model import open_model
+
+            self._outcome.set_result(open_model(bundle).served)
+        except BaseException as error:
+            self._outcome.set_exception(error)
+
+    def result(self) -> ServedModel:
+        """What is served. Raises `BundleError` for a bundle that is refused."""
+        return self._outcome.result()
 
 
 def _shut_down(log: Path) -> None:
@@ -124,10 +163,11 @@ def _shut_down(log: Path) -> None:
         shutdown()
 
 
-def _deploy(options: argparse.Namespace, bundle: str, ray_logs: str) -> None:
+def _deploy(options: argparse.Namespace, bundle: str, sha256: str, ray_logs: str) -> None:
     from ray import serve
 
-    from distributed_fmlp.serving.app import APP_NAME, build_app
+    from distributed_fmlp.serving.app import APP_NAME, application
+    from distributed_fmlp.serving.coordinator import Pinned
     from distributed_fmlp.serving.settings import ServiceArguments
 
     arguments = ServiceArguments(
@@ -142,7 +182,8 @@ def _deploy(options: argparse.Namespace, bundle: str, ray_logs: str) -> None:
         token_file=options.token_file and str(Path(options.token_file).absolute()),
     )
     try:
-        serve.run(build_app(arguments), name=APP_NAME, route_prefix="/", logging_config=_LOGGING)
+        app = application(arguments, Pinned(bundle, sha256))
+        serve.run(app, name=APP_NAME, route_prefix="/", logging_config=_LOGGING)
     except RuntimeError as error:
         reason = _reason(APP_NAME) or str(error)
         raise ClusterError(

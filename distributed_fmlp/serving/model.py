@@ -15,13 +15,10 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from distributed_fmlp.bundle import PROBE_TOLERANCE, Bundle, load_bundle, probe_images, probe_logits
-from distributed_fmlp.errors import BundleError, RunError
+from distributed_fmlp.errors import BundleError
 from distributed_fmlp.model import FMLP, scale_pixels
 from distributed_fmlp.object_store import filesystem_of
-from distributed_fmlp.run_directory import load_run, newest_finished_run
 from distributed_fmlp.serving.engine import Images, ServedModel
-
-REFERENCE = Path("reference")
 
 
 class InferenceModel:
@@ -128,42 +125,3 @@ def open_model(where: str, device: torch.device | None = None) -> InferenceModel
                 "the address and its permissions"
             ) from error
         return InferenceModel(load_bundle(Path(directory)), device)
-
-
-def find_bundle(given: str | None, results: Path) -> str:
-    """The bundle that a path, URI or run's name means; with none, the newest finished run's.
-
-    Without any run it is the reference run's. Raises `BundleError` when there is nothing to serve.
-    """
-    if given is None:
-        return str(_newest(results).absolute())
-    if "://" in given:
-        return given
-    for path in (Path(given), results / given):
-        if (path / "manifest.json").is_file():
-            return str(path.absolute())
-        if (path / "run.json").is_file():
-            load_run(path)  # refuses what is damaged or from a newer program
-            if not (path / "bundle" / "manifest.json").is_file():
-                raise BundleError(
-                    f"run {path} has no bundle yet: let it finish (python -m distributed_fmlp.tune "
-                    f"--resume {path.name})"
-                )
-            return str((path / "bundle").absolute())
-    raise BundleError(
-        f"{given} is neither a bundle nor a run, nor the name of one in {results}; name a "
-        "directory with manifest.json or run.json"
-    )
-
-
-def _newest(results: Path) -> Path:
-    try:
-        newest = newest_finished_run(results) / "bundle"
-    except RunError as error:
-        newest = results / REFERENCE / "bundle"
-        if not (newest / "manifest.json").is_file():
-            raise BundleError(
-                f"nothing to serve: no run in {results} has finished; train one with python -m "
-                "distributed_fmlp.tune, or name a bundle"
-            ) from error
-    return newest

@@ -42,6 +42,7 @@ from distributed_fmlp.serving.single_write import join_head_and_body
 logger = logging.getLogger(__name__)
 _CHUNKS_AT_ONCE = 2  # of one big request, so that small ones get their turn between them
 _RETRY_SECONDS = 1.0
+_LEAVE_SECONDS = 1.0
 _METRICS_SECONDS = 2.0  # what the other replicas counted may be missing, its own never is
 
 
@@ -156,8 +157,10 @@ class Replica:
 
     async def __del__(self) -> None:
         self._follower.cancel()
+        # When the whole service ends the coordinator may be gone already, and the call would wait.
         with contextlib.suppress(Exception):
-            await self._coordinator.leave.remote(self._name)
+            async with asyncio.timeout(_LEAVE_SECONDS):
+                await self._coordinator.leave.remote(self._name)
         self._compute.shutdown(wait=False)
         self._loading.shutdown(wait=False)
 

@@ -22,13 +22,11 @@ from distributed_fmlp.serving.accuracy import test_set_on_disk as find_test_set
 from distributed_fmlp.serving.engine import PromotionRequest
 from distributed_fmlp.serving.model import (
     InferenceModel,
-    find_bundle,
     folded_layers,
     open_model,
     served_model,
 )
 from tests.serving.conftest import Bundles
-from tests.synthetic_run import make_run
 
 
 @pytest.fixture(scope="module")
@@ -176,50 +174,6 @@ def test_a_bundle_is_opened_from_an_address_too_and_a_wrong_address_tells_no_sec
         with pytest.raises(BundleError) as caught:
             open_model(address)
         assert "key=" not in str(caught.value) and "\n" not in str(caught.value)
-
-
-# --- which bundle
-
-
-def run_with_bundle(results: Path, name: str, bundle: Path, **changes: Any) -> Path:
-    path = make_run(results / name, rates=(0.001,), epochs=2, images=20, **changes)
-    shutil.copytree(bundle, path / "bundle")
-    return path
-
-
-def test_a_bundle_a_run_or_a_runs_name_is_found(bundles: Bundles, tmp_path: Path) -> None:
-    run = run_with_bundle(tmp_path, "one", bundles.first)
-    expected = str(run / "bundle")
-    assert find_bundle("one", tmp_path) == expected
-    assert find_bundle(str(run), Path("elsewhere")) == expected
-    assert find_bundle(expected, Path("elsewhere")) == expected
-    assert find_bundle("s3://bucket/a?b", tmp_path) == "s3://bucket/a?b"
-
-
-def test_with_none_given_it_is_the_newest_finished_run_and_else_the_reference(
-    bundles: Bundles, tmp_path: Path
-) -> None:
-    with pytest.raises(BundleError, match="nothing to serve"):
-        find_bundle(None, tmp_path)
-    reference = tmp_path / "reference"
-    shutil.copytree(bundles.first, reference / "bundle")
-    assert find_bundle(None, tmp_path) == str(reference / "bundle")
-    run_with_bundle(tmp_path, "old", bundles.first, created="2026-11-19T10:00:00+00:00")
-    run_with_bundle(tmp_path, "new", bundles.first, created="2026-11-21T10:00:00+00:00")
-    run_with_bundle(
-        tmp_path, "under way", bundles.first, status="running",
-        created="2026-11-22T10:00:00+00:00", finished=None,
-    )  # fmt: skip
-    assert find_bundle(None, tmp_path) == str(tmp_path / "new" / "bundle")
-
-
-def test_a_run_without_a_bundle_and_what_is_nothing_at_all_are_refused(tmp_path: Path) -> None:
-    make_run(tmp_path / "unfinished", rates=(0.001,), epochs=2, images=20)
-    with pytest.raises(BundleError, match="has no bundle yet"):
-        find_bundle("unfinished", tmp_path)
-    for given in ("missing", str(tmp_path), "", "a\0b"):
-        with pytest.raises(BundleError, match="neither a bundle nor a run"):
-            find_bundle(given, tmp_path)
 
 
 # --- comparing

@@ -5,11 +5,13 @@ from __future__ import annotations
 import http.server
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import pytest
 
 from distributed_fmlp import serve
 from tests.serving.conftest import Bundles
-from tests.serving.running_service import environment, free_port
+from tests.serving.running_service import Command, environment, free_port, gone
 from tests.synthetic_run import make_run
 
 TOKEN = "correct-horse-battery-staple"
@@ -72,6 +74,32 @@ def test_a_port_in_use_is_named_and_another_is_asked_for(desk: Desk, bundles: Bu
 def test_an_address_that_is_none_of_this_machines_is_refused(desk: Desk, bundles: Bundles) -> None:
     words = (str(bundles.first), "--host", "192.0.2.1", "--insecure", "--port", str(free_port()))
     assert "can't listen on 192.0.2.1" in desk.refused(*words)
+
+
+def test_a_name_that_leads_nowhere_is_refused(desk: Desk, bundles: Bundles) -> None:
+    words = (str(bundles.first), "--host", "no-such-host.invalid", "--insecure")
+    assert "can't listen on no-such-host.invalid" in desk.refused(*words)
+
+
+@pytest.mark.parametrize(("kind", "seconds"), [(signal.SIGINT, 1.0), (signal.SIGTERM, 6.0)])
+def test_stopped_before_it_serves_it_leaves_nothing(
+    desk: Desk, bundles: Bundles, kind: int, seconds: float
+) -> None:
+    env = environment(desk.path / "home", TMPDIR=str(desk.temporary))
+    words = [sys.executable, "-m", "distributed_fmlp.serve", str(bundles.first)]
+    command = Command([*words, "--port", str(free_port())], desk.cwd, env)
+    try:
+        time.sleep(seconds)
+        family = command.family()
+        os.killpg(command.process.pid, kind)
+        status = command.finish(90)
+        assert gone(family) == []
+    finally:
+        command.destroy()
+    # Whatever it was doing: too early for its own handler, starting, or just done with that.
+    assert status in (-kind, 130, 0), command.said
+    assert "Traceback" not in command.said or status == -kind, command.said
+    assert list(desk.temporary.iterdir()) == []
 
 
 def test_without_any_run_there_is_nothing_to_serve(desk: Desk) -> None:
