@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from distributed_fmlp.data import Dataset, load_dataset
 
 REAL_DATA_FIXTURES = {"data_dir", "real_data"}
+FIGURE = "figure"
+_LONGEST = {
+    name: place
+    for place, name in enumerate(
+        (
+            "sweep",
+            "test_readme",
+            "test_service",
+            "test_serve_config",
+            "test_benchmarks",
+            "test_tune_serve",
+            "test_benchmark_serving",
+        )
+    )
+}
 
 
 # Started in a shell's background, this process has Ctrl-C ignored, and so would all that it starts.
@@ -18,13 +35,25 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def _group(item: pytest.Item) -> str:
+    """Tests of one group run one after the other in one process, and share what they started."""
+    return "sweep" if item.path.parent.name == "sweep" else item.path.stem
+
+
 def _real_data_dir() -> Path | None:
     given = os.environ.get("FMLP_DATA_DIR")
     return Path(given).absolute() if given and Path(given).is_dir() else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what uses the real data, and skip it only where FMLP_DATA_DIR names no directory."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what uses the real data, and skip it only where FMLP_DATA_DIR names no directory.
+
+    Where several processes share the tests, each takes a whole file, the longest files first.
+    """
+    if config.getoption("dist", "no") != "no" or hasattr(config, "workerinput"):
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group(_group(item)))
+        items.sort(key=lambda item: _LONGEST.get(_group(item), len(_LONGEST)))
     missing = _real_data_dir() is None
     for item in items:
         if REAL_DATA_FIXTURES & set(getattr(item, "fixturenames", ())):
@@ -51,3 +80,25 @@ def real_data(data_dir: Path) -> Dataset:
 @pytest.fixture(scope="session")
 def digits() -> Dataset:
     return load_dataset("digits")
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Have a figure that a test measured shown at the end of the whole run, and in its XML."""
+    return lambda text: record_property(FIGURE, text)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Show what tests measured; their own output is lost where several processes run them."""
+    figures = [
+        (report.nodeid, value)
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        if report.when == "call"
+        for name, value in report.user_properties
+        if name == FIGURE
+    ]
+    if figures:
+        terminalreporter.section("figures")
+        for nodeid, value in figures:
+            terminalreporter.write_line(f"{nodeid.rpartition('::')[2]}: {value}")

@@ -158,9 +158,9 @@ def started(line: str, workplace: Path) -> Iterator[subprocess.Popen[str]]:
 def wait_until_ready(service: subprocess.Popen[str], port: int, workplace: Path) -> None:
     until = time.monotonic() + 120
     while time.monotonic() < until:
-        assert service.poll() is None, "the service ended"
+        said = (workplace / "service.log").read_text()
+        assert service.poll() is None, said
         try:
-            said = (workplace / "service.log").read_text()
             if "Ctrl-C stops it." in said:
                 url = f"http://127.0.0.1:{port}/v2/health/ready"
                 with urllib.request.urlopen(url, timeout=5):
@@ -168,7 +168,7 @@ def wait_until_ready(service: subprocess.Popen[str], port: int, workplace: Path)
         except OSError:
             pass
         time.sleep(0.3)
-    raise AssertionError("the service was not ready in time")
+    raise AssertionError(f"the service was not ready in time\n{said}")
 
 
 def test_a_cluster_that_is_not_there_is_one_clear_line(workplace: Path) -> None:

@@ -50,6 +50,7 @@ def serve_until_stopped(options: argparse.Namespace) -> int:
         os.environ.setdefault("RAY_worker_niceness", "0")
         if not options.no_haproxy and haproxy.available():
             haproxy.configure_environment(directory, options.port, os.environ)
+            os.environ.setdefault(_PROXY_CALLBACK, "distributed_fmlp.serving.shortcut.middlewares")
         else:
             os.environ.setdefault(
                 _PROXY_CALLBACK, "distributed_fmlp.serving.proxy_answers.middlewares"
@@ -117,17 +118,29 @@ def _deployed(
             ray_logs = stack.enter_context(ray_session(None, directory))
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has put its own there
             model = verification.result()
-            from ray import serve
-
             # Serve stops before Ray does, whatever happens.
             stack.callback(_shut_down, log)
-            serve.start(
-                proxy_location="HeadOnly",
-                http_options={"host": options.host, "port": options.port},
-                logging_config=_LOGGING,
-            )
+            _start_serve(options, ray_logs)
             _deploy(options, bundle, model.sha256, ray_logs)
         yield model, ray_logs
+
+
+def _start_serve(options: argparse.Namespace, ray_logs: str) -> None:
+    from ray import serve
+    from ray.exceptions import RayError
+
+    try:
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": options.host, "port": options.port},
+            logging_config=_LOGGING,
+        )
+    except (RayError, RuntimeError, TimeoutError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ClusterError(
+            f"Ray Serve can't be started ({reason}); try again when the machine is less busy, or "
+            f"see Ray's logs in {ray_logs}"
+        ) from error
 
 
 class _Verification:

@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from distributed_fmlp.errors import BundleError, DataError
+from distributed_fmlp.serving import shortcut
 from distributed_fmlp.serving.accuracy import check_not_worse
 from distributed_fmlp.serving.batching import Part, Work, compute_batch
 from distributed_fmlp.serving.coordinator import Orders, Outcome, Pinned, Report, status_of
@@ -62,7 +63,8 @@ class Replica:
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="loading")
         self._metrics = Metrics()
-        self._queued = 0
+        self._queued = 0  # requests
+        self._queued_images = 0
         self._prepared: tuple[str, InferenceModel | None, str | None] | None = None
         self._infer.set_max_batch_size(self._settings.max_batch_size)  # type: ignore[attr-defined]
         self._gather = Gatherer(
@@ -76,7 +78,7 @@ class Replica:
 
     def __serve_build_asgi_app__(self) -> HttpService:
         settings = self._settings
-        return HttpService(
+        service = HttpService(
             self,
             HttpSettings(
                 token=read_token(settings.token_file),
@@ -87,6 +89,8 @@ class Replica:
             ),
             self._metrics,
         )
+        shortcut.offer(service)
+        return service
 
     # Engine
 
@@ -95,15 +99,20 @@ class Replica:
         return self._model.served
 
     async def predict(self, images: Images) -> Answer:
-        if self._queued >= self._settings.max_queued:
+        count = len(images)
+        # A few requests of many images each are as much work as many of one.
+        full = self._queued_images + count > self._settings.max_queued_images
+        if self._queued >= self._settings.max_queued or (self._queued and full):
             raise self._busy("over capacity")
         model = self._model  # one model for the whole request, whatever is promoted meanwhile
         self._queued += 1
+        self._queued_images += count
         self._metrics.queue(self._queued)
         try:
             parts = await self._compute_parts(model, images)
         finally:
             self._queued -= 1
+            self._queued_images -= count
             self._metrics.queue(self._queued)
         probabilities = [part[0] for part in parts]
         labels = [part[1] for part in parts]

@@ -32,6 +32,9 @@ class ServiceArguments(BaseModel):
     max_queued: int = Field(
         default=512, ge=1, description="requests a replica holds before it says 503"
     )
+    max_queued_images: int = Field(
+        default=65536, ge=1, description="images a replica holds before it says 503"
+    )
     max_images: int = Field(default=16384, ge=1, description="images of one request")
     max_body_bytes: int = Field(default=16 << 20, ge=1024)
     deadline_s: float = Field(

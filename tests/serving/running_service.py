@@ -337,7 +337,7 @@ class Load:
     sent: int = 0
     failed: list[str] = field(default_factory=list)
     mixed: list[str] = field(default_factory=list)
-    refused: int = 0  # 503 with Retry-After, where `may_refuse`
+    refused: int = 0  # 503 with Retry-After and a reason, where `may_refuse`
     answers: dict[str, int] = field(default_factory=dict)  # by version
     seconds: list[float] = field(default_factory=list)
 
@@ -382,7 +382,8 @@ class Load:
         if reply is None:
             self.failed.append(failure or "")
             return
-        if reply.status == 503 and may_refuse and reply.headers["Retry-After"]:
+        told_when = reply.headers["Retry-After"] is not None
+        if reply.status == 503 and may_refuse and told_when and set(reply.json) == {"error"}:
             self.refused += 1
             return
         if reply.status != 200:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from distributed_fmlp.serving.batching import Work, compute_batch
 from distributed_fmlp.serving.errors import RequestError
+from distributed_fmlp.serving.metrics import Metrics
 from distributed_fmlp.serving.model import InferenceModel, open_model
 from distributed_fmlp.serving.replica import Replica
 from distributed_fmlp.serving.settings import ServiceArguments
@@ -38,6 +39,19 @@ class Watched:
 @pytest.fixture(scope="module")
 def models(bundles: Bundles) -> tuple[InferenceModel, InferenceModel]:
     return open_model(str(bundles.first)), open_model(str(bundles.second))
+
+
+class Bare(Replica):
+    """A replica that was never started."""
+
+    def __del__(self) -> None:  # type: ignore[override]
+        pass
+
+
+def bare_replica(**settings: Any) -> Any:
+    replica: Any = object.__new__(Bare)
+    replica._settings = ServiceArguments(**settings)
+    return replica
 
 
 def images(count: int, seed: int) -> NDArray[np.uint8]:
@@ -109,8 +123,7 @@ def test_a_batch_of_which_nothing_is_left_computes_nothing(
 def test_a_part_of_a_big_request_that_waits_too_long_makes_it_a_503_of_its_own(
     models: tuple[InferenceModel, InferenceModel],
 ) -> None:
-    replica: Any = object.__new__(Replica)
-    replica._settings = ServiceArguments(max_batch_size=2, retry_after_s=7)
+    replica = bare_replica(max_batch_size=2, retry_after_s=7)
     seen: list[int] = []
 
     async def gather(work: Work) -> Any:
@@ -131,3 +144,32 @@ def test_a_failure_stays_with_what_it_was_computed_with(
     parts = compute_batch([work(failing, images(1, 0)), work(models[1], images(1, 0))])
     assert isinstance(parts[0], ValueError)
     assert_answers(parts[1], models[1], images(1, 0))
+
+
+def test_images_held_are_bounded_too_but_one_request_alone_is_never_too_much(
+    models: tuple[InferenceModel, InferenceModel],
+) -> None:
+    replica = bare_replica(max_batch_size=4, max_queued_images=8)
+    replica._model, replica._metrics = models[0], Metrics()
+    replica._queued = replica._queued_images = 0
+
+    async def ask() -> None:
+        released = asyncio.Event()
+
+        async def gather(work: Work) -> Any:
+            await released.wait()
+            return models[0](work.images)
+
+        replica._gather = gather
+        held = [asyncio.create_task(replica.predict(images(count, 0))) for count in (6, 2)]
+        await asyncio.sleep(0)
+        assert (replica._queued, replica._queued_images) == (2, 8)
+        with pytest.raises(RequestError) as caught:
+            await replica.predict(images(1, 0))
+        assert caught.value.status == 503 and "Retry-After" in caught.value.headers
+        released.set()
+        assert [len(answer.labels) for answer in await asyncio.gather(*held)] == [6, 2]
+        assert len((await replica.predict(images(12, 0))).labels) == 12
+        assert (replica._queued, replica._queued_images) == (0, 0)
+
+    asyncio.run(ask())

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,7 +190,7 @@ def cluster(directory: Path) -> Iterator[Cluster]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_serve_run_deploys_the_file_and_serve_deploy_changes_it_without_a_failed_request(
-    tmp_path: Path, bundles: Bundles, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, bundles: Bundles, tell: Callable[[str], None]
 ) -> None:
     expected = bundles.probabilities(IMAGES)
     first, second = map(bundles.version, (bundles.first, bundles.second))
@@ -207,7 +207,7 @@ def test_serve_run_deploys_the_file_and_serve_deploy_changes_it_without_a_failed
             proxies = [each for each in ray.command.family() if "haproxy" in each.name()]
             listening = {address for address, _ in listening_addresses(proxies)}
             assert listening <= {"127.0.0.1"} and bool(proxies) == haproxy.available()
-            check_redeployment(ray, bundles, expected, first, second, capsys)
+            check_redeployment(ray, bundles, expected, first, second, tell)
             check_refusal(ray, second)
             serving.process.send_signal(signal.SIGINT)
             serving.finish(90)
@@ -221,7 +221,7 @@ def check_redeployment(
     expected: Any,
     first: str,
     second: str,
-    capsys: pytest.CaptureFixture[str],
+    tell: Callable[[str], None],
 ) -> None:
     """Other settings, then another bundle: new replicas, and no request fails."""
     load = Load(expected, IMAGES)
@@ -256,9 +256,8 @@ def check_redeployment(
             figures.append(f"{time.monotonic() - began:.1f} s")
             with Connection(ray.http_port) as connection:
                 assert connection.ask("GET", "/model").json["version"] == serves, name
-    with capsys.disabled():
-        took = ", ".join(figures)
-        print(f"\n    {len(figures)} redeployments under load, taking {took}: {load.figures()}")
+    took = ", ".join(figures)
+    tell(f"{len(figures)} redeployments under load, taking {took}: {load.figures()}")
     assert (load.failed, load.mixed) == ([], [])
     assert set(load.answers) == {first, second}
 

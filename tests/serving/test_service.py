@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -68,20 +68,15 @@ def first(service: Service, bundles: Bundles) -> str:
     return version
 
 
-def assert_error(reply: Reply, status: int) -> str:
+def assert_error(reply: Reply, status: int, *, server: str | None = None) -> str:
     assert reply.status == status, reply.body
     assert reply.headers["Content-Type"] == "application/json"
     said: str = reply.json["error"]
     assert said and set(reply.json) == {"error"}
-    assert reply.headers["Server"] is None
+    assert reply.headers["Server"] == server
     for secret in ("Traceback", "/work", "site-packages", "Ray", "ray", "HAProxy", "uvicorn"):
         assert secret not in reply.body.decode()
     return said
-
-
-def shown(capsys: pytest.CaptureFixture[str], text: str) -> None:
-    with capsys.disabled():
-        print(f"\n    {text}")
 
 
 # --- starting
@@ -334,7 +329,7 @@ def test_promotions_under_load_cost_no_request_and_mix_no_answer(
     bundles: Bundles,
     first: str,
     expected: dict[str, NDArray[np.float32]],
-    capsys: pytest.CaptureFixture[str],
+    tell: Callable[[str], None],
 ) -> None:
     load = Load(expected, IMAGES)
     changes = 0
@@ -345,7 +340,7 @@ def test_promotions_under_load_cost_no_request_and_mix_no_answer(
             two = service.admin("rollback")
             assert (one.status, two.status) == (200, 200), (one.body, two.body)
             changes += 2
-    shown(capsys, f"{changes} promotions and rollbacks under load: {load.figures()}")
+    tell(f"{changes} promotions and rollbacks under load: {load.figures()}")
     assert (load.failed, load.mixed) == ([], [])
     assert load.sent > 200 and changes >= 4
     assert set(load.answers) == set(expected) and min(load.answers.values()) > 20
@@ -358,7 +353,7 @@ def test_over_capacity_it_says_503_at_once_and_keeps_its_latency(
     service: Service,
     first: str,
     expected: dict[str, NDArray[np.float32]],
-    capsys: pytest.CaptureFixture[str],
+    tell: Callable[[str], None],
 ) -> None:
     blocks = np.tile(IMAGES, (64, 1)).tobytes()  # 2,048 images: about the largest body
     refused: list[Reply] = []
@@ -372,8 +367,7 @@ def test_over_capacity_it_says_503_at_once_and_keeps_its_latency(
     with ThreadPoolExecutor(100) as clients:
         list(clients.map(ask, range(150)))
     seconds = sorted(reply.seconds for reply in answered)
-    shown(
-        capsys,
+    tell(
         f"150 requests of 2048 images at 100 connections, {MAX_QUEUED} held at once: "
         f"{len(answered)} answered, {len(refused)} refused; slowest answer {seconds[-1]:.2f} s, "
         f"median refusal {np.median([reply.seconds for reply in refused]):.3f} s",
@@ -392,7 +386,7 @@ def test_small_requests_are_not_held_up_behind_a_big_one(
     service: Service,
     first: str,
     expected: dict[str, NDArray[np.float32]],
-    capsys: pytest.CaptureFixture[str],
+    tell: Callable[[str], None],
 ) -> None:
     big = np.tile(IMAGES, (80, 1))  # 2,560 images
     alone, beside = Load(expected, IMAGES), Load(expected, IMAGES)
@@ -402,8 +396,7 @@ def test_small_requests_are_not_held_up_behind_a_big_one(
         replies = [connection.predict(big) for _ in range(6)]
     assert [reply.status for reply in replies] == [200] * 6
     took = float(np.median([reply.seconds for reply in replies]))
-    shown(
-        capsys,
+    tell(
         f"small requests alone p99 {1000 * alone.percentile(0.99):.1f} ms; beside requests of "
         f"{len(big)} images, which take {1000 * took:.0f} ms: p50 "
         f"{1000 * beside.percentile(0.5):.1f} ms, p99 {1000 * beside.percentile(0.99):.1f} ms",
@@ -443,7 +436,7 @@ def test_a_killed_replica_comes_back_by_itself_with_the_promoted_model(
     bundles: Bundles,
     first: str,
     expected: dict[str, NDArray[np.float32]],
-    capsys: pytest.CaptureFixture[str],
+    tell: Callable[[str], None],
 ) -> None:
     second = bundles.version(bundles.second)
     reply = service.admin("promote", bundle=str(bundles.second), allowed_accuracy_drop=1)
@@ -458,8 +451,7 @@ def test_a_killed_replica_comes_back_by_itself_with_the_promoted_model(
         assert gone([victim], 10) == []
         seconds = time.monotonic() - killed
         time.sleep(1)
-    shown(
-        capsys,
+    tell(
         f"replica killed under load, back after {seconds:.1f} s: {load.figures()}",
     )
     assert name
@@ -613,7 +605,7 @@ def test_without_haproxy_it_predicts_promotes_refuses_and_stays_on_loopback(
     tmp_path: Path,
     bundles: Bundles,
     expected: dict[str, NDArray[np.float32]],
-    capsys: pytest.CaptureFixture[str],
+    tell: Callable[[str], None],
 ) -> None:
     words = (str(bundles.first), "--no-haproxy", "--max-queued", "4")
     with running_service(tmp_path, *words) as service:
@@ -630,15 +622,15 @@ def test_without_haproxy_it_predicts_promotes_refuses_and_stays_on_loopback(
             reply = service.admin("promote", bundle=str(bundles.second), allowed_accuracy_drop=1)
             assert reply.status == 200, reply.body
             time.sleep(0.5)
-        shown(capsys, f"without HAProxy, one promotion under load: {load.figures()}")
+        tell(f"without HAProxy, one promotion under load: {load.figures()}")
         assert (load.failed, load.mixed) == ([], [])
         assert set(load.answers) == set(expected)
         flood = Load(expected, IMAGES)
         with flood.on(service.port, connections=24, may_refuse=True):
             time.sleep(2)
-        shown(capsys, f"24 connections, 4 requests held at once: {flood.figures()}")
+        tell(f"24 connections, 4 requests held at once: {flood.figures()}")
         assert (flood.failed, flood.mixed) == ([], []) and flood.refused > 0
         with service.connect() as connection:
             assert connection.predict(IMAGES[:1]).status == 200
-            reply = connection.ask("GET", "/nothing")
-            assert (reply.status, set(reply.json)) == (404, {"error"})
+            for path in ("/nothing", "/-/routes"):
+                assert_error(connection.ask("GET", path), 404, server="uvicorn")
