@@ -21,8 +21,8 @@ def raw_deflate(data: bytes) -> bytes:
 @given(st.binary(max_size=3000))
 @settings(max_examples=100, deadline=None)
 def test_compressed_bodies_come_back(data: bytes) -> None:
-    assert decompress(gzip.compress(data), "gzip", 3000) == data
-    assert decompress(gzip.compress(data), " X-GZIP ", 3000) == data
+    assert decompress(gzip.compress(data, mtime=0), "gzip", 3000) == data
+    assert decompress(gzip.compress(data, mtime=0), " X-GZIP ", 3000) == data
     assert decompress(zlib.compress(data), "deflate", 3000) == data
     assert decompress(data, None, 3000) == decompress(data, "identity", 3000) == data
     for accept in ("gzip", "deflate", "br", None):
@@ -56,12 +56,12 @@ def test_a_compressed_bomb_is_stopped_at_the_limit(encoding: str) -> None:
 @pytest.mark.parametrize(
     ("body", "encoding", "status"),
     [
-        (gzip.compress(b"x")[:-1], "gzip", 400),
-        (gzip.compress(b"x") * 2, "gzip", 400),
+        (gzip.compress(b"x", mtime=0)[:-1], "gzip", 400),
+        (gzip.compress(b"x", mtime=0) * 2, "gzip", 400),
         (b"plain", "gzip", 400),
         (b"", "deflate", 400),
         (b"x", "br", 415),
-        (gzip.compress(b"x"), "gzip, deflate", 415),
+        (gzip.compress(b"x", mtime=0), "gzip, deflate", 415),
         (b"xx", None, 413),
     ],
 )
