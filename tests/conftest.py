@@ -45,6 +45,7 @@ def _real_data_dir() -> Path | None:
     return Path(given).absolute() if given and Path(given).is_dir() else None
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what uses the real data, and skip it only where FMLP_DATA_DIR names no directory.
 
