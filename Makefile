@@ -32,7 +32,7 @@ test: lint
 	$(RUN) -m pytest $(ARGS)
 
 test-cluster: $(VENV)/.installed-test
-	$(RUN) -m pytest tests/cluster -m cluster -s $(ARGS)
+	$(RUN) -m pytest tests/cluster -m cluster -n 0 -s $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .
