@@ -17,8 +17,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     The exit status is 0, 1 when a trial failed, 2 for bad input, 130 when stopped. With `--serve`
     a finished sweep becomes the service, in this process's place, and the status is the service's.
     """
+    resumes = False
     try:
         request = options.parse(arguments)
+        resumes = request.resume is not None
         if request.serve_port is not None:
             _check_service(request.serve_port)
         # Imported late: Ray and torch take seconds, and --help and bad options need neither.
@@ -35,7 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Stopped before the first epoch; nothing is kept", file=sys.stderr)
+        if resumes:
+            print(
+                "Stopped before training went on; what was kept is unchanged. To go on, give the "
+                "same command again",
+                file=sys.stderr,
+            )
+        else:
+            print("Stopped before the first epoch; nothing is kept", file=sys.stderr)
         return 130
 
 

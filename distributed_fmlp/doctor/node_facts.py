@@ -47,7 +47,7 @@ def gather_facts(directories: Sequence[str], data_dir: str | None = None) -> dic
         "host": socket.gethostname(),
         "python": platform.python_version(),
         "executable": sys.executable,
-        "libraries": library_versions(),
+        "libraries": installed_versions(),
         "package": package_identity(),
         "torch": torch_devices(),
         "cpus": usable_cpus(),
@@ -59,7 +59,7 @@ def gather_facts(directories: Sequence[str], data_dir: str | None = None) -> dic
     }
 
 
-def library_versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
     """Installed versions of the libraries that decide whether nodes work together."""
     found = {}
     for library in LIBRARIES:

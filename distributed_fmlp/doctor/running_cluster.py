@@ -33,7 +33,7 @@ def check_cluster(address: str, storage: str | None, data_dir: str | None) -> li
     """
     here = {
         "python": platform.python_version(),
-        "libraries": node_facts.library_versions(),
+        "libraries": node_facts.installed_versions(),
         "package": node_facts.package_identity(),
     }
     with ray_session(address):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from distributed_fmlp import provenance
-from distributed_fmlp.errors import StorageError
+from distributed_fmlp.errors import RunError, StorageError
 from distributed_fmlp.options import SweepOptions
 from distributed_fmlp.report import build_report, render_summary
 from distributed_fmlp.report.searched import search_words
@@ -58,7 +58,7 @@ def finish(sweep: Sweep, out: TextIO) -> int:
         with _plotting_cache():
             summary = build_report(Run(sweep.path, info, sweep.trials))
         sweep.save()  # last, so that a run that says it has ended has everything
-    except OSError as error:
+    except (OSError, RunError) as error:
         raise _unwritten(sweep, error) from error
     python = shlex.quote(provenance.python())
     _say(out, "", render_summary(summary), "", f"Run        {sweep.path}")
@@ -126,9 +126,12 @@ def _plotting_cache() -> Iterator[None]:
             del os.environ["MPLCONFIGDIR"]
 
 
-def _unwritten(sweep: Sweep, error: OSError) -> StorageError:
+def _unwritten(sweep: Sweep, error: OSError | RunError) -> StorageError:
+    # The report's own advice, to make it again, would leave the run unended: only resuming ends it.
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    reason = (cause.strerror if isinstance(cause, OSError) else None) or cause
     return StorageError(
-        f"the results can't be written to {sweep.path} ({error.strerror or error}): what is "
+        f"the results can't be written to {sweep.path} ({reason}): what is "
         f"trained is kept; make room, then {_resume_command(sweep)}"
     )
 

@@ -49,7 +49,8 @@ def run_sweep(request: Request) -> tuple[int, Path]:
     with _run_directory(path, new=False) as directory:
         # Read again: whoever held the lock until now may have finished the run.
         run = load_run(path)
-        options = resumed_options(request, recorded_options(run), run.info.get("resources", {}))
+        recorded = recorded_options(run)
+        options = resumed_options(request, recorded, run.info.get("resources", {}))
         status = run.info["status"]
         if status in ("finished", "failed") and all(map(is_settled, run.trials)):
             print(f"Run {run.info['name']} is {status}: there is nothing to resume, and nothing "
@@ -58,9 +59,12 @@ def run_sweep(request: Request) -> tuple[int, Path]:
         try:
             return _attempt(resumed_sweep(run, options), directory, new=False), run.path
         except KeyboardInterrupt:
+            command = options.command(
+                resume=request.resume, recorded=recorded, python=provenance.python()
+            )
             print(
                 "Stopped before training went on; what was kept is unchanged. To go on:\n"
-                f"  {options.command(resume=request.resume, python=provenance.python())}"
+                f"  {command}"
             )
             return closing.EXIT_INTERRUPTED, run.path
 
