@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distributed_fmlp.errors import ClusterError, OptionError
-from distributed_fmlp.serving import haproxy
+from distributed_fmlp.serving import early_stop, haproxy
 
 if TYPE_CHECKING:
     from distributed_fmlp.serving.engine import ServedModel
@@ -39,7 +39,7 @@ def serve_until_stopped(options: argparse.Namespace) -> int:
     """
     started = time.monotonic()
     check_port(options.host, options.port)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in early_stop.SIGNALS:
         signal.signal(number, signal.default_int_handler)
     with _temporary_directory() as directory:
         # What Ray reads at import is set before anything imports it.
@@ -58,8 +58,11 @@ def serve_until_stopped(options: argparse.Namespace) -> int:
         from distributed_fmlp.serving.bundle_place import find_bundle
 
         bundle = find_bundle(options.bundle, Path(options.results))
-        with _deployed(options, bundle, directory) as (model, ray_logs):
-            stop = _stop_event()
+        with contextlib.ExitStack() as stack:
+            with early_stop.ending_at_once(directory):
+                deployed = _deployed(options, bundle, directory)
+                model, ray_logs = stack.enter_context(deployed)
+                stop = _stop_event()
             _say_hello(options, model, time.monotonic() - started, ray_logs)
             while not stop.wait(0.5):
                 pass
@@ -116,7 +119,7 @@ def _deployed(
     with contextlib.ExitStack() as stack:
         with diverted_output(log):
             ray_logs = stack.enter_context(ray_session(None, directory))
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has put its own there
+            early_stop.take_signals()  # Ray has taken SIGTERM
             model = verification.result()
             # Serve stops before Ray does, whatever happens.
             stack.callback(_shut_down, log)
@@ -281,6 +284,6 @@ def _examples(url: str, token: str | None) -> list[str]:
 def _stop_event() -> threading.Event:
     """Set by the first Ctrl-C or SIGTERM; those that follow change nothing."""
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in early_stop.SIGNALS:
         signal.signal(number, lambda *_: stop.set())
     return stop
