@@ -11,8 +11,8 @@ from distributed_fmlp.doctor.node_facts import LIBRARIES
 
 CLOCK_SECONDS = 2.0  # requests to S3 are refused at 15 minutes, but logs mislead long before
 LEAST_FREE_BYTES = 2 << 30
-# Ray's own bound, RAY_local_fs_capacity_threshold, above which a node spills no object to its disk. A
-# sweep's objects fit in memory (the data set is 55 MB), so it is to be known and stops nothing.
+# Ray's own bound, RAY_local_fs_capacity_threshold, above which a node spills no object to its disk.
+# A sweep's objects fit in memory (the data set is 55 MB), so it is to be known and stops nothing.
 FULLEST = 0.95
 LEAST_MEMORY_BYTES = 1 << 30
 _SETUP = "run `ray up` again from this checkout, or install it there with its constraints.txt"
