@@ -1,13 +1,12 @@
-"""Checks a cluster file without a cluster: Ray's own validation, and what that doesn't catch."""
+"""Reads a cluster file without a cluster: as written, and as Ray validates and completes it."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import logging
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,27 +97,6 @@ def read_cluster_file(path: str) -> tuple[ClusterFile | None, list[Finding]]:
     return ClusterFile(config, completed), [ok("Ray", f"accepts {path} (provider {kind})")]
 
 
-def check_cluster_file(path: str, storage: str | None) -> list[Finding]:
-    """All checks that need no cluster.
-
-    Raises `ClusterError` when there is no such file or it is none for `ray up`.
-    """
-    from distributed_fmlp.doctor.cluster_file_access import check_access
-    from distributed_fmlp.doctor.cluster_file_machines import check_machines
-    from distributed_fmlp.doctor.cluster_file_versions import check_versions
-
-    file, found = read_cluster_file(path)
-    if file is None:
-        return found
-    return [
-        *found,
-        *check_versions(file),
-        *_mounts(file),
-        *check_machines(file, storage),
-        *check_access(file),
-    ]
-
-
 class _RefusedError(Exception):
     """Ray's own validation refuses a file."""
 
@@ -176,26 +154,3 @@ def _ray_accepts(config: dict[str, Any]) -> dict[str, Any]:
         lines = str(error).splitlines()
         raise _RefusedError(lines[0] if lines else type(error).__name__) from error
     return dict(completed)
-
-
-def _mounts(file: ClusterFile) -> list[Finding]:
-    """Ray itself ends with an AssertionError, in the middle of ray up."""
-    key = (file.written.get("auth") or {}).get("ssh_private_key")
-    wanted: Sequence[str] = [*file.mounts.values(), *([key] if key else [])]
-    missing = [path for path in wanted if not os.path.exists(os.path.expanduser(path))]
-    if not missing:
-        return [ok("files", f"{len(wanted)} to copy, all here")]
-    token = [path for path in missing if path.endswith("auth_token")]
-    found = [
-        failed("files", f"{path}, to be copied to the nodes, is not here", advice)
-        for path in missing
-        if path not in token
-        for advice in [
-            "ssh-keygen makes a key" if path == key else "run this from the checkout's directory"
-        ]
-    ]
-    found += [
-        failed("files", f"there is no token yet ({path})", "ray get-auth-token --generate")
-        for path in token
-    ]
-    return found

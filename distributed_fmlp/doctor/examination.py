@@ -16,7 +16,7 @@ def examine(
     configure_environment(private=address is None)
     found: list[Finding] = []
     if cluster is not None:
-        from distributed_fmlp.doctor.cluster_file import check_cluster_file
+        from distributed_fmlp.doctor.cluster_file_checks import check_cluster_file
 
         found += _told(check_cluster_file(cluster, storage))
     if address is not None:
