@@ -44,7 +44,8 @@ def application(args: ServiceArguments, deployed: Pinned) -> Application:
         # A report always waits here; there is nothing else to be finished.
         graceful_shutdown_wait_loop_s=0.2,
         graceful_shutdown_timeout_s=5,
-        ray_actor_options={"num_cpus": 0},
+        # On the head of a cluster, as Serve's controller: a worker may be lost at any time.
+        ray_actor_options={"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}},
     ).bind(deployed.bundle, deployed.sha256, REPLICA_NAME)
     deployment = deploy(
         serve.ingress()(Replica),

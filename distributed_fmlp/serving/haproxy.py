@@ -96,6 +96,12 @@ def configure_environment(
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(_MOST_THREADS, os.cpu_count() or 1)),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": _DRAIN_SECONDS,
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
+        # A host that was cut off says nothing: two checks a second apart find it out. A request
+        # that it never answered is sent to another replica; see _frontend_rules for those that
+        # mustn't be.
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+        "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "1",
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     }
     for name, value in settings.items():
         environment.setdefault(name, value)
@@ -106,10 +112,21 @@ def mended(configuration: str, errors: str) -> str:
 
     `errors` is the directory that holds a `<status>.http` for each that HAProxy makes itself.
     """
-    on_loopback = re.sub(r"(?m)^(\s*bind )(?:\*|):(\d+)", r"\g<1>127.0.0.1:\2", configuration)
+    # Not the service's own: Ray writes `*` there as well, when it is to be reached everywhere.
+    on_loopback = re.sub(
+        r"(?m)^((?:frontend prometheus|listen stats)\n\s*bind )\*?:(\d+)",
+        r"\g<1>127.0.0.1:\2",
+        configuration,
+    )
     # No access log: nothing listens to it, and it takes a fifth of HAProxy's time.
     no_log = re.sub(r"(?m)^\s*(?:log |option httplog).*\n", "", on_loopback)
-    no_errors = re.sub(r"(?m)^\s*errorfile .*\n", "", no_log)
+    # Who waits for a replica that is found dead is told so at once.
+    told = re.sub(
+        r"(?m)^(\s*server \S+ \S+ check\b(?!.*\bbackup\b).*)$",
+        r"\1 on-marked-down shutdown-sessions",
+        no_log,
+    )
+    no_errors = re.sub(r"(?m)^\s*errorfile .*\n", "", told)
     own_errors = "".join(f"\n    errorfile {status} {errors}/{status}.http" for status in _REASONS)
     with_errors = re.sub(r"(?m)^defaults$", f"defaults{own_errors}", no_errors)
     # Ray's own answer while nothing is deployed is 404, in plain text: it starts, or it stops.
@@ -127,6 +144,8 @@ def _frontend_rules() -> list[str]:
     rules = ["http-response del-header server"]
     # The service itself notices clients that leave, for less than Ray's two tasks a request.
     rules.append("http-request set-header x-request-disconnect-disabled ?1")
+    # A promotion is not begun twice.
+    rules.append("http-request disable-l7-retry if { path_beg /admin }")
     # Ray would tell anyone which applications it has.
     rules.append(_return("http-request", 404) + " if { path -i /-/routes }")
     for status in ERRORS:

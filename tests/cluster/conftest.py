@@ -87,10 +87,9 @@ def cluster(hosts: Hosts, figures: Figures) -> Iterator[RealCluster]:
 
 
 @pytest.fixture(scope="session")
-def single_machine(hosts: Hosts, figures: Figures) -> dict[str, str]:
+def single_machine(cluster: RealCluster, figures: Figures) -> dict[str, str]:
     """The results of the same sweep on one machine, the laptop, with a Ray of its own."""
-    laptop = hosts["laptop"]
-    (laptop.home / "distributed_fmlp").mkdir(exist_ok=True)
+    laptop = cluster.laptop
     command = Tune(laptop, f"{RECIPE} --name single")
     figures(f"the sweep on one machine: {command.end():.0f} s")
     return results_of(laptop.home / "distributed_fmlp" / "results" / "single")

@@ -46,6 +46,7 @@ class RealCluster:
             (host.home / ".ray").mkdir()
             (host.home / ".ray" / "auth_token").touch(mode=0o600)
         (self.laptop.home / ".ray" / "auth_token").write_text(self.token)
+        (self.laptop.home / PROJECT).mkdir()  # where the laptop's user works
         for host in self.nodes:
             (host.home / PROJECT).mkdir()
             (host.home / PROJECT / ".venv").symlink_to(BIN.parent)

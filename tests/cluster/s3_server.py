@@ -31,7 +31,7 @@ class S3Server:
             stdout=self._log,
             stderr=self._log,
         )
-        wait_until(self._answers, 60, "moto's server answers")
+        wait_until(self._answers, 120, "moto's server answers")
         request = urllib.request.Request(f"{self.url}/{BUCKET}", method="PUT")
         urllib.request.urlopen(request, timeout=10).close()
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,8 @@ frontend http_frontend
 backend default_backend
     http-request return status 404 content-type text/plain lf-string "Path \'%[path]\' not found."
 backend replicas
-    server one 127.0.0.1:30000
+    server one 127.0.0.1:30000 check observe layer4 error-limit 3 on-error mark-down
+    server fallback 127.0.0.1:8500 check backup
 listen stats
   bind *:8404
   stats enable
@@ -55,6 +57,12 @@ def test_every_port_is_on_loopback_and_what_was_bound_stays(tmp_path: Path) -> N
     mended = haproxy.mended(CONFIGURATION, str(tmp_path))
     binds = re.findall(r"(?m)^\s*bind (.*)$", mended)
     assert binds == ["127.0.0.1:9101", "127.0.0.1:8000", "127.0.0.1:8404"]
+
+
+def test_a_service_for_every_address_stays_so(tmp_path: Path) -> None:
+    everywhere = CONFIGURATION.replace("bind 127.0.0.1:8000", "bind *:8000")
+    binds = re.findall(r"(?m)^\s*bind (.*)$", haproxy.mended(everywhere, str(tmp_path)))
+    assert binds == ["127.0.0.1:9101", "*:8000", "127.0.0.1:8404"]
 
 
 def test_haproxy_takes_the_mended_configuration_without_a_word(tmp_path: Path) -> None:
@@ -86,6 +94,17 @@ def test_mending_leaves_ray_no_error_file(tmp_path: Path) -> None:
     mended = haproxy.mended(CONFIGURATION, str(tmp_path))
     assert "/tmp/haproxy-serve" not in mended
     assert mended.count("errorfile 503 ") == 1
+
+
+def test_who_waits_for_a_replica_that_is_lost_is_told_and_no_promotion_is_sent_twice() -> None:
+    mended = haproxy.mended(CONFIGURATION, "/x")
+    servers = re.findall(r"(?m)^\s*server (\S+) .*on-marked-down shutdown-sessions$", mended)
+    assert servers == ["one"]
+    settings: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as directory:
+        haproxy.configure_environment(Path(directory), 8000, settings)
+    assert "empty-response" in settings["RAY_SERVE_HAPROXY_RETRY_ON"]
+    assert "http-request disable-l7-retry if { path_beg /admin }" in mended
 
 
 def test_the_program_given_to_ray_becomes_haproxy_and_does_not_call_itself(tmp_path: Path) -> None:
