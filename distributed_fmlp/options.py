@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from distributed_fmlp.architecture import ARCHITECTURE_2_HIDDEN, DROPOUT, Architecture
 from distributed_fmlp.command_line import SERVE_PORT, build_parser
-from distributed_fmlp.errors import OptionError
+from distributed_fmlp.errors import OptionError, RunError
 from distributed_fmlp.recipe import RECIPE_FIELDS, Recipe, Schedule
 from distributed_fmlp.search_space import (
     SAMPLES,
@@ -139,8 +139,16 @@ class SweepOptions:
         """Options as a run recorded them, each as the command line would take it.
 
         Options that came later than the first runs have their defaults where they are missing.
-        Raises `OptionError` when another is, or when one is none that could have been asked for.
+        Raises `OptionError` when another is, or when one is none that could have been asked for,
+        and `RunError` for an option that this version doesn't have: what it did would be lost.
         """
+        unknown = sorted(value.keys() - cls.__dataclass_fields__.keys())
+        if unknown:
+            raise RunError(
+                f"run {value.get('name')} was made by another version of this program, with "
+                f"options that this one doesn't have ({', '.join(unknown)}): resume it with the "
+                "version that its run.json names, or start a new run"
+            )
         values: dict[str, Any] = {}
         for item in fields(cls):
             if item.name not in value:

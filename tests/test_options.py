@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import distributed_fmlp
 from distributed_fmlp import tune
 from distributed_fmlp.command_line import build_parser
-from distributed_fmlp.errors import OptionError
+from distributed_fmlp.errors import OptionError, RunError
 from distributed_fmlp.options import (
     FREE_ON_RESUME,
     SweepOptions,
@@ -358,6 +358,12 @@ def test_a_recorded_option_that_is_missing_is_no_default(key: str) -> None:
     recorded = SweepOptions().to_json()
     del recorded[key]
     with pytest.raises(OptionError, match=key):
+        SweepOptions.from_json(recorded)
+
+
+def test_a_recorded_option_that_this_version_does_not_have_is_not_passed_over() -> None:
+    recorded = {**SweepOptions(name="old").to_json(), "shift": 0.0, "flip": 0.5}
+    with pytest.raises(RunError, match=r"run old was made by another version .*\(flip, shift\)"):
         SweepOptions.from_json(recorded)
 
 

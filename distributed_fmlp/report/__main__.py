@@ -8,17 +8,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from distributed_fmlp.command_line import OneLineParser
 from distributed_fmlp.errors import RunError, UserError
 
 MANY_RATES = 8  # from here on starting processes costs less time than it saves
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command's options; `--help` and a wrong option end the program as argparse does."""
-    parser = argparse.ArgumentParser(
+    """The command's options. Raises `OptionError` for one that can't be used."""
+    parser = OneLineParser(
         prog="python -m distributed_fmlp.report",
         description="Write a run's report (report.html, summary tables, plots) from its recorded "
         "numbers alone, or compare several runs on one page.",
+        allow_abbrev=False,
     )
     parser.add_argument(
         "runs",
@@ -35,10 +37,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="where runs are (default: %(default)s)",
     )
     parser.add_argument(
-        "--no-images",
-        dest="images",
-        action="store_false",
-        help="leave out the test images that the chosen model gets wrong",
+        "--images",
+        action=argparse.BooleanOptionalAction,
+        help="show the test images that the chosen model gets wrong, or leave them out; the run's "
+        "later reports do the same (default: as the run's last report was asked, else show them)",
     )
     parser.add_argument(
         "--data-dir",
@@ -104,9 +106,9 @@ def report_several(paths: Sequence[Path], options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status: 0, or 2 for what the user can put right."""
-    options = parse_arguments(arguments)
+    """Run the command; the exit status: 0, 2 for what the user can put right, 130 when stopped."""
     try:
+        options = parse_arguments(arguments)
         from distributed_fmlp.run_directory import newest_run
 
         results = options.results
@@ -118,6 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

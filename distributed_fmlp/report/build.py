@@ -10,6 +10,7 @@ from distributed_fmlp.errors import DataError, RunError
 from distributed_fmlp.report.accuracies import accuracy_rows
 from distributed_fmlp.report.gallery import Gallery, load_gallery
 from distributed_fmlp.report.runs_compared import RunsCompared, compare_runs
+from distributed_fmlp.report.shown_images import load_shows_images, save_shows_images
 from distributed_fmlp.report.summary import Summary, summarize
 from distributed_fmlp.report.summary_files import summary_csv, summary_json, summary_markdown
 from distributed_fmlp.report.trust import Trust, trust_of_chosen
@@ -19,7 +20,7 @@ from distributed_fmlp.run_directory import Run, write_bytes, write_json, write_t
 def build_report(
     run: Run,
     *,
-    images: bool = True,
+    images: bool | None = None,
     data_dir: Path | None = None,
     page: Path | None = None,
     processes: int = 1,
@@ -28,8 +29,10 @@ def build_report(
 
     Works on a run that is unfinished, and says so in what it writes. With `images` the page shows
     test images where the data is on this machine, looked for in `data_dir` and then where the
-    sweep looks; nothing is downloaded. `page` is another place for `report.html`. Several
-    `processes` draw the plots of many learning rates at once (see `draw_plots`).
+    sweep looks; nothing is downloaded. The run keeps whether it has them in `report.json`, and a
+    report that isn't told (`None`) does as that says: a page to be published stays without.
+    `page` is another place for `report.html`, and then nothing is kept. Several `processes` draw
+    the plots of many learning rates at once (see `draw_plots`).
 
     Raises `RunError` when recorded predictions are damaged or the directory can't be written, and
     `DataError` when `data_dir` is given and its files can't be used; nothing is written then.
@@ -37,10 +40,13 @@ def build_report(
     from distributed_fmlp.report.page import report_page
     from distributed_fmlp.report.plots import draw_plots  # matplotlib takes its time
 
+    shows = load_shows_images(run.path) if images is None else images
     summary, trust = summarize(run), trust_of_chosen(run)
-    html = report_page(run, summary, trust, _gallery(run, trust, images, data_dir))
+    html = report_page(run, summary, trust, _gallery(run, trust, shows, data_dir))
     target = run.path / "report.html" if page is None else page
     with _writing(run.path):
+        if images is not None and page is None:  # before the page, which is never to be without it
+            save_shows_images(run.path, images)
         write_text(run.path / "summary.csv", summary_csv(summary))
         write_text(run.path / "summary.md", summary_markdown(summary))
         write_json(run.path / "summary.json", summary_json(summary))

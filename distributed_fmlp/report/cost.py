@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distributed_fmlp.records import TrialRecord
+from distributed_fmlp.records import EpochRecord, TrialRecord
 from distributed_fmlp.run_directory import Run
 
 
 @dataclass(frozen=True)
+class EpochCost:
+    """What one epoch cost, over several of them.
+
+    Medians, as whatever else a shared machine does makes some epochs long, and a mean with them.
+    """
+
+    seconds: float  # median; of training and validation together
+    least_seconds: float
+    most_seconds: float
+    images_per_second: float  # median; training images over the seconds spent in training steps
+
+
+@dataclass(frozen=True)
 class TrialCost:
-    """One trial's cost. The epochs' seconds are of training and validation together."""
+    """One trial's cost."""
 
     trial_id: str
     epochs: int
-    seconds_per_epoch: float
-    images_per_second: float  # training images over the seconds spent in training steps
+    seconds: float  # of all its epochs
+    epoch: EpochCost
     threads: float | None  # CPU threads; None where the trial recorded none
     cpu_hours: float | None
     gpu_hours: float | None  # None without a GPU
@@ -27,6 +41,17 @@ def trial_costs(run: Run) -> list[TrialCost]:
     return [_cost(run, trial) for trial in run.trials if trial.epochs]
 
 
+def epoch_cost(epochs: Sequence[EpochRecord]) -> EpochCost:
+    """The cost of one epoch, from those measured; there is at least one."""
+    seconds = [row.seconds for row in epochs]
+    return EpochCost(
+        statistics.median(seconds),
+        min(seconds),
+        max(seconds),
+        statistics.median(row.images_per_second for row in epochs),
+    )
+
+
 def total(values: Sequence[float | None]) -> float | None:
     """The sum; None when nothing is known."""
     known = [value for value in values if value is not None]
@@ -35,7 +60,6 @@ def total(values: Sequence[float | None]) -> float | None:
 
 def _cost(run: Run, trial: TrialRecord) -> TrialCost:
     seconds = sum(row.seconds for row in trial.epochs)
-    count = len(trial.epochs)
     threads = _number(trial.resources.get("threads"))
     if threads is None:
         threads = _number(trial.resources.get("cpus"))
@@ -44,9 +68,9 @@ def _cost(run: Run, trial: TrialRecord) -> TrialCost:
     gpus = _number(trial.resources.get("gpus"))
     return TrialCost(
         trial.trial_id,
-        count,
-        seconds / count,
-        sum(row.images_per_second for row in trial.epochs) / count,
+        len(trial.epochs),
+        seconds,
+        epoch_cost(trial.epochs),
         threads,
         None if threads is None else threads * seconds / 3600,
         gpus * seconds / 3600 if gpus else None,

@@ -9,7 +9,7 @@ from distributed_fmlp.report.accuracies import accuracy_rows
 from distributed_fmlp.report.answer import published_interval
 from distributed_fmlp.report.choices import choices_table
 from distributed_fmlp.report.comparison import best_on_validation
-from distributed_fmlp.report.cost import total, trial_costs
+from distributed_fmlp.report.cost import EpochCost, epoch_cost, total, trial_costs
 from distributed_fmlp.report.gallery import Gallery
 from distributed_fmlp.report.page_charts import accuracy_chart, reliability_chart
 from distributed_fmlp.report.rate_view import rate_views
@@ -174,30 +174,32 @@ def _costs_table(run: Run) -> Table | None:
         return None
     with_gpus = any(cost.gpu_hours is not None for cost in costs)
     columns = [
-        Column(name)
-        for name in ("trial", "epochs", "s per epoch", "images per s", "CPU threads", "CPU hours")
+        Column("trial"),
+        Column("epochs"),
+        Column("median s (range)", "an epoch"),
+        Column("median images per s", "an epoch"),
+        Column("CPU threads"),
+        Column("CPU hours"),
+        *([Column("GPU hours")] * with_gpus),
     ]
-    columns += [Column("GPU hours")] * with_gpus
     rows = [
         [
             cost.trial_id,
             str(cost.epochs),
-            f"{cost.seconds_per_epoch:.1f}",
-            f"{cost.images_per_second:,.0f}",
+            *_epoch_cells(cost.epoch),
             MISSING if cost.threads is None else f"{cost.threads:g}",
             figure(cost.cpu_hours, 3),
             *([figure(cost.gpu_hours, 3)] * with_gpus),
         ]
         for cost in costs
     ]
-    epochs = sum(cost.epochs for cost in costs)
-    seconds = sum(cost.epochs * cost.seconds_per_epoch for cost in costs)
+    epochs = [row for trial in run.trials for row in trial.epochs]
+    seconds = sum(cost.seconds for cost in costs)
     rows.append(
         [
             "all",
-            str(epochs),
-            f"{seconds / epochs:.1f}",
-            f"{sum(cost.epochs * cost.images_per_second for cost in costs) / epochs:,.0f}",
+            str(len(epochs)),
+            *_epoch_cells(epoch_cost(epochs)),
             "",
             figure(total([cost.cpu_hours for cost in costs]), 3),
             *([figure(total([cost.gpu_hours for cost in costs]), 3)] * with_gpus),
@@ -205,3 +207,8 @@ def _costs_table(run: Run) -> Table | None:
     )
     title = f"Cost of {len(costs)} trials: {duration(seconds)} of epochs, some of them at once"
     return Table(title, columns, rows)
+
+
+def _epoch_cells(cost: EpochCost) -> tuple[str, str]:
+    spread = f"{cost.least_seconds:.1f} to {cost.most_seconds:.1f}"
+    return f"{cost.seconds:.1f}\n{spread}", f"{cost.images_per_second:,.0f}"

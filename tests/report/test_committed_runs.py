@@ -40,7 +40,8 @@ def test_the_report_is_rebuilt_from_the_recorded_numbers(
     for name in ("summary.md", "summary.csv", "summary.json", "report.html"):
         (rebuilt / name).unlink()
     shutil.rmtree(rebuilt / "plots")
-    assert main([str(rebuilt), "--no-images"]) == 0, capsys.readouterr().err
+    assert main([str(rebuilt)]) == 0, capsys.readouterr().err
+    assert "data:image/png" not in (rebuilt / "report.html").read_text("utf-8")
     for name in ("summary.md", "summary.csv", "summary.json"):
         assert (rebuilt / name).read_text("utf-8") == (path / name).read_text("utf-8"), name
     assert _tables(rebuilt / "report.html") == _tables(path / "report.html")
@@ -102,7 +103,9 @@ def test_no_image_of_the_data_set_and_nothing_large_is_committed(path: Path) -> 
     assert sum(each.stat().st_size for each in files) < MOST_BYTES
     kinds = {each.suffix for each in files}
     assert kinds <= {".csv", ".json", ".md", ".html", ".png", ".npz", ".safetensors"}
-    assert 'alt="Test image' not in (path / "report.html").read_text("utf-8")
+    assert "data:image/png" not in (path / "report.html").read_text("utf-8")
+    # Nor is one to come in when it is made again where the data is.
+    assert json.loads((path / "report.json").read_text("utf-8")) == {"images": False}
 
 
 @pytest.mark.parametrize(("path", "above"), [(COMMITTED[0], False), (COMMITTED[1], True)])

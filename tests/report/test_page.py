@@ -15,7 +15,7 @@ from distributed_fmlp.data import Dataset
 from distributed_fmlp.errors import DataError
 from distributed_fmlp.report import build_report
 from distributed_fmlp.report.__main__ import main
-from distributed_fmlp.report.cost import trial_costs
+from distributed_fmlp.report.cost import EpochCost, trial_costs
 from distributed_fmlp.run_directory import load_predictions, load_run, save_trial
 
 NASTY = "<script>alert(1)</script> \"quoted\" 'single' & </title><img src=x onerror=alert(2)>"
@@ -210,6 +210,46 @@ def test_no_images_leaves_them_out(tmp_path: Path, digits: Dataset) -> None:
     assert "data:image" not in text and "left out, as asked" in text and "taken for" in text
 
 
+def test_a_run_keeps_that_its_report_has_no_images_until_it_is_asked_for_them(
+    tmp_path: Path, digits: Dataset
+) -> None:
+    path = digits_run(tmp_path / "run", digits)
+    page = path / "report.html"
+
+    def images() -> int:
+        return page.read_text("utf-8").count("data:image/png")
+
+    assert main([str(path)]) == 0 and images() > 0
+    assert not (path / "report.json").exists()
+    assert main([str(path), "--no-images"]) == 0 and images() == 0
+    assert main([str(path)]) == 0 and images() == 0
+    build_report(load_run(path))  # as the sweep's last step makes it
+    assert images() == 0
+    elsewhere = tmp_path / "page.html"
+    assert main([str(path), "--out", str(elsewhere)]) == 0
+    assert "data:image" not in elsewhere.read_text("utf-8")
+    assert main([str(path), "--images", "--out", str(elsewhere)]) == 0
+    assert "data:image" in elsewhere.read_text("utf-8")
+    assert main([str(path)]) == 0 and images() == 0  # a page elsewhere is no word on this one
+    assert main([str(path), "--images"]) == 0 and images() > 0
+    assert main([str(path)]) == 0 and images() > 0
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"images": 0}'])
+def test_a_report_does_not_guess_whether_images_may_be_shown(
+    tmp_path: Path, digits: Dataset, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    path = digits_run(tmp_path / "run", digits)
+    (path / "report.json").write_text(damage)
+    assert main([str(path)]) == 2
+    error = capsys.readouterr().err
+    assert "report.json is damaged" in error and error.count("\n") == 1
+    assert not (path / "report.html").exists()
+    assert main([str(path), "--no-images"]) == 0
+    assert main([str(path)]) == 0
+    assert "data:image" not in (path / "report.html").read_text("utf-8")
+
+
 def test_other_data_on_this_machine_gives_no_images(tmp_path: Path, digits: Dataset) -> None:
     text = page_of(digits_run(tmp_path / "run", digits, sha256="ee" * 32))
     assert "data:image" not in text and "is other data" in text
@@ -255,10 +295,30 @@ def test_cost_is_worked_out_from_threads_and_seconds(tmp_path: Path) -> None:
     run = load_run(path)
     save_trial(path, replace(run.trials[0], resources={"threads": 3, "gpus": 0.5}))
     [cost] = trial_costs(load_run(path))
-    assert (cost.epochs, cost.seconds_per_epoch, cost.images_per_second) == (4, 9.5, 5300.0)
+    assert (cost.epochs, cost.seconds) == (4, 38.0)
+    assert cost.epoch == EpochCost(9.5, 9.5, 9.5, 5300.0)
     assert cost.cpu_hours == pytest.approx(3 * 4 * 9.5 / 3600)
     assert cost.gpu_hours == pytest.approx(0.5 * 4 * 9.5 / 3600)
     save_trial(path, replace(run.trials[0], resources={"threads": "many"}))
     [cost] = trial_costs(load_run(path))
     assert (cost.threads, cost.cpu_hours, cost.gpu_hours) == (None, None, None)
     assert "GPU hours" not in page_of(path)
+
+
+def test_the_cost_of_an_epoch_is_the_median_with_the_range_and_said_to_be(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", rates=(0.001,), seeds=(0, 1), epochs=3)
+    for trial, seconds in zip(
+        load_run(path).trials, ((69.0, 9.0, 9.6), (9.2, 9.5, 9.3)), strict=True
+    ):
+        epochs = [
+            replace(row, seconds=value, images_per_second=50_000 / value)
+            for row, value in zip(trial.epochs, seconds, strict=True)
+        ]
+        save_trial(path, replace(trial, epochs=epochs))
+    first, second = trial_costs(load_run(path))
+    assert first.epoch == EpochCost(9.6, 9.0, 69.0, 50_000 / 9.6)
+    assert second.epoch == EpochCost(9.3, 9.2, 9.5, 50_000 / 9.3)
+    text = page_of(path)
+    for cell in ("9.6<small>9.0 to 69.0", "9.3<small>9.2 to 9.5", "9.4<small>9.0 to 69.0"):
+        assert f"<td>{cell}</small></td>" in text  # of each trial, and of all epochs
+    assert "the median over a trial's epochs" in text

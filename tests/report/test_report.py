@@ -453,6 +453,25 @@ def test_what_cannot_be_reported_is_one_line_and_nothing_is_written(
     assert tree(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["--bogus"], ["--data-dir"], ["--no-imag"], ["--out"], ["--results", ""]],
+    ids=" ".join,
+)
+def test_a_bad_option_is_one_line_with_status_2(
+    tmp_path: Path,
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_place_without_runs_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
