@@ -7,6 +7,7 @@ arrays handed out are read-only, as they are shared by everything that trains.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -226,11 +227,8 @@ def _fashion_mnist(data_dir: Path | None, progress: Progress, may_download: bool
 
 def _digits() -> Dataset:
     """scikit-learn's 1,797 handwritten digits at 28x28, a fifth of each class as the test set."""
-    from sklearn.datasets import load_digits
-
-    source = load_digits()
-    images = _enlarge(source.images.astype(np.int64))
-    labels = source.target.astype(np.int64)
+    source, labels = _digits_of_scikit_learn()
+    images = _enlarge(source)
     split = stratified_split(labels, DIGITS_TEST_FRACTION, DIGITS_TEST_SEED)
     return _dataset(
         "digits",
@@ -238,9 +236,26 @@ def _digits() -> Dataset:
         labels[split.train_indices],
         images[split.val_indices],
         labels[split.val_indices],
-        tuple(str(name) for name in source.target_names),
+        tuple(str(digit) for digit in range(10)),
         None,
     )
+
+
+def _digits_of_scikit_learn() -> tuple[npt.NDArray[np.int64], Labels]:
+    """What `sklearn.datasets.load_digits` gives, images `[1797, 8, 8]` of 0 to 16 and labels.
+
+    Read from scikit-learn's own file: importing it takes longer than all else before training.
+    """
+    package = importlib.util.find_spec("sklearn")
+    for directory in (package and package.submodule_search_locations) or ():
+        file = Path(directory) / "datasets" / "data" / "digits.csv.gz"
+        if file.is_file():
+            rows = np.loadtxt(file, delimiter=",", dtype=np.int64)
+            return rows[:, :-1].reshape(-1, 8, 8), np.ascontiguousarray(rows[:, -1])
+    from sklearn.datasets import load_digits  # a version that keeps it elsewhere
+
+    source = load_digits()
+    return source.images.astype(np.int64), source.target.astype(np.int64)
 
 
 def _enlarge(images: npt.NDArray[np.int64]) -> Images:

@@ -171,6 +171,24 @@ def test_digits_images_keep_their_range_and_their_look(digits: Dataset) -> None:
     assert (source.target[distances.argmin(axis=1)] == labels).all()
 
 
+def test_digits_are_read_as_scikit_learn_reads_them() -> None:
+    from sklearn.datasets import load_digits
+
+    images, labels = data._digits_of_scikit_learn()
+    source = load_digits()
+    assert np.array_equal(images, source.images) and np.array_equal(labels, source.target)
+    assert images.dtype == labels.dtype == np.int64
+
+
+def test_loading_digits_imports_neither_torch_nor_scikit_learn() -> None:
+    code = (
+        "import sys; from distributed_fmlp.data import load_dataset; load_dataset('digits'); "
+        "print({'torch', 'sklearn', 'scipy', 'pandas'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
+
+
 def test_enlarging_is_bilinear_interpolation_as_torch_does_it() -> None:
     import torch
 

@@ -13,12 +13,12 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import safetensors.torch
+from typing import TYPE_CHECKING, Any
 
 from distributed_fmlp.sweep.storage import Storage
-from distributed_fmlp.training import TrialState
+
+if TYPE_CHECKING:
+    from distributed_fmlp.training import TrialState
 
 TENSORS_FILE = "state.safetensors"
 FACTS_FILE = "state.json"
@@ -54,6 +54,8 @@ def scratch_directory(run_id: str) -> Path:
 
 def write_state(directory: Path, state: TrialState) -> None:
     """Write both files of a checkpoint into an existing directory; the facts seal the tensors."""
+    import safetensors.torch
+
     content = safetensors.torch.save(state.tensors)
     (directory / TENSORS_FILE).write_bytes(content)
     facts = {**state.facts, "sha256": hashlib.sha256(content).hexdigest()}
@@ -120,4 +122,9 @@ def _read(storage: Storage, place: Place) -> TrialState | None:
         return None
     if hashlib.sha256(content).hexdigest() != place.facts.get("sha256"):
         return None
+    # Torch takes seconds to import, and a run that is yet to begin has no state to read.
+    import safetensors.torch
+
+    from distributed_fmlp.training import TrialState
+
     return TrialState(safetensors.torch.load(content), place.facts)

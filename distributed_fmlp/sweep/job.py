@@ -1,4 +1,8 @@
-"""What one attempt at a run is made of: the options, the data, the places, the trials so far."""
+"""What one attempt at a run is made of: the options, the data, the places, the trials so far.
+
+All that can be wrong with them is found out here, so neither torch nor Ray, which take seconds to
+import, is imported before it is known that there is something to train.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import uuid
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed_fmlp import provenance
 from distributed_fmlp.architecture import Architecture
@@ -33,7 +37,9 @@ from distributed_fmlp.sweep.searching import (
     recipe_of,
 )
 from distributed_fmlp.sweep.storage import Storage, open_storage
-from distributed_fmlp.training import TrialConfig, TrialData
+
+if TYPE_CHECKING:
+    from distributed_fmlp.training import TrialConfig, TrialData
 
 FORMAT_VERSION = 1
 SPLIT_SEED = 0
@@ -60,6 +66,8 @@ class Sweep:
 
     @property
     def trial_data(self) -> TrialData:
+        from distributed_fmlp.training import TrialData
+
         return TrialData(
             train_images=self.dataset.train_images,
             train_labels=self.dataset.train_labels,
@@ -72,6 +80,8 @@ class Sweep:
 
     def config(self, trial: TrialRecord) -> TrialConfig:
         """What defines a trial."""
+        from distributed_fmlp.training import TrialConfig
+
         return TrialConfig(
             learning_rate=trial.learning_rate,
             seed=trial.seed,

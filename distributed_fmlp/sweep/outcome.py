@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from distributed_fmlp import provenance
 from distributed_fmlp.architecture import Architecture
-from distributed_fmlp.bundle import Bundle, write_bundle
 from distributed_fmlp.recipe import Recipe
 from distributed_fmlp.records import EpochRecord, TrialRecord
 from distributed_fmlp.run_directory import Predictions, choose, load_run, save_trial
 from distributed_fmlp.sweep.checkpoints import newest_state
 from distributed_fmlp.sweep.searching import architecture_of, recipe_of
 from distributed_fmlp.sweep.storage import Storage
-from distributed_fmlp.training import TrialState
+
+if TYPE_CHECKING:
+    from distributed_fmlp.bundle import Bundle
+    from distributed_fmlp.training import TrialState
 
 
 def record_from_facts(trial: TrialRecord, facts: Mapping[str, Any]) -> TrialRecord:
@@ -110,6 +112,8 @@ def _predictions(state: TrialState) -> Predictions | None:
 
 def deliver_bundle(run_path: Path, storage: Storage) -> Bundle | None:
     """Write the chosen trial's bundle into the run directory; none when no trial has finished."""
+    from distributed_fmlp.bundle import write_bundle
+
     run = load_run(run_path)
     info = run.info
     chosen = choose(run.trials)

@@ -31,7 +31,6 @@ from distributed_fmlp.sweep.outcome import known_trials
 from distributed_fmlp.sweep.progress import show_progress
 from distributed_fmlp.sweep.reach import check_every_node
 from distributed_fmlp.sweep.storage import worker_environment
-from distributed_fmlp.sweep.tuning import tune_trials
 
 
 def run_sweep(request: Request) -> tuple[int, Path]:
@@ -162,6 +161,8 @@ def _train(sweep: Sweep, directory: _RunDirectory, out: TextIO, log: Path) -> No
     options = sweep.options
     with ray_session(options.address, worker_environment=worker_environment()) as ray_logs:
         _stop_on_sigterm()  # Ray has put its own handler there
+        from distributed_fmlp.sweep.tuning import tune_trials  # takes seconds
+
         plan = _plan(sweep)
         if sweep.info["machine"]["nodes"] > 1 and options.storage is None:
             raise StorageError(

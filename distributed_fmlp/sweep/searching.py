@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ray import tune
-from ray.tune.schedulers import ASHAScheduler
 
 from distributed_fmlp.architecture import Architecture
 from distributed_fmlp.options import SweepOptions
@@ -21,6 +19,9 @@ from distributed_fmlp.recipe import RECIPE_FIELDS, Recipe
 from distributed_fmlp.records import TrialRecord
 from distributed_fmlp.run_directory import format_learning_rate
 from distributed_fmlp.search_space import Range
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import ASHAScheduler
 
 REDUCTION_FACTOR = 3  # of the trials that reach a rung, the best third goes on
 _DIGITS = 4  # of a drawn value: as exact as anybody would type
@@ -114,6 +115,8 @@ def early_stopping(options: SweepOptions, known: Iterable[TrialRecord]) -> ASHAS
     """
     if options.search == "grid":
         return None
+    from ray.tune.schedulers import ASHAScheduler
+
     scheduler = ASHAScheduler(
         time_attr="epoch",
         metric="val_accuracy",
@@ -146,6 +149,8 @@ def _grace_epochs(options: SweepOptions) -> int:
 
 
 def _draw(each: Range, draws: np.random.RandomState) -> float:
+    from ray import tune  # a second, which only a random search takes this early
+
     make = tune.loguniform if each.logarithmic else tune.uniform
     value = float(make(each.low, each.high).sample(random_state=draws))
     return min(max(float(f"{value:.{_DIGITS}g}"), each.low), each.high)
