@@ -65,7 +65,11 @@ def ray_session(
     """
     _check_reachable(address)
     import ray
+    import ray._private.services
 
+    nodes_here: Any = ray._private.services.find_node_ids
+    if address not in (None, "auto") and not nodes_here():
+        raise _no_node(str(address))  # Ray itself would look for a minute
     if ray.is_initialized():
         raise ClusterError("Ray already runs in this process: end it with ray.shutdown() first")
     try:
@@ -89,6 +93,8 @@ def ray_session(
         raise KeyboardInterrupt from None  # what Ray makes of SIGTERM while it starts
     except Exception as error:
         # Ray raises whatever its parts raise: OSError, RuntimeError, ValueError, its own.
+        if address is not None and "No node info found" in str(error.__cause__):
+            raise _no_node(address) from error
         what = "started" if address is None else f"reached at {address}"
         raise ClusterError(
             f"Ray can't be {what} ({_first_line(error)}); "
@@ -99,6 +105,14 @@ def ray_session(
         yield str(Path(node.get_logs_dir_path()))
     finally:
         ray.shutdown()
+
+
+def _no_node(address: str) -> ClusterError:
+    return ClusterError(
+        f"this machine is no node of the cluster at {address}, and Ray needs one where a sweep is "
+        "started: run this on the head (ray exec, ray job submit), or join first, from where all "
+        f"nodes reach this machine: ray start --address={address} --num-cpus=0 --num-gpus=0"
+    )
 
 
 @contextlib.contextmanager

@@ -11,6 +11,12 @@ from distributed_fmlp.doctor.cluster_file_machines import check_machines
 from distributed_fmlp.doctor.cluster_file_versions import check_versions
 from distributed_fmlp.doctor.findings import Finding, failed, ok
 
+# What makes a token, by the end of its file's name.
+_TOKENS = {
+    "auth_token": "ray get-auth-token --generate",
+    "api_token": "(umask 077; python -c 'import secrets; print(secrets.token_hex(32))' > {path})",
+}
+
 
 def check_cluster_file(path: str, storage: str | None) -> list[Finding]:
     """All checks that need no cluster.
@@ -36,17 +42,22 @@ def _mounts(file: ClusterFile) -> list[Finding]:
     missing = [path for path in wanted if not os.path.exists(os.path.expanduser(path))]
     if not missing:
         return [ok("files", f"{len(wanted)} to copy, all here")]
-    token = [path for path in missing if path.endswith("auth_token")]
+    tokens = {
+        path: command.format(path=path)
+        for path in missing
+        for end, command in _TOKENS.items()
+        if path.endswith(end)
+    }
     found = [
         failed("files", f"{path}, to be copied to the nodes, is not here", advice)
         for path in missing
-        if path not in token
+        if path not in tokens
         for advice in [
             "ssh-keygen makes a key" if path == key else "run this from the checkout's directory"
         ]
     ]
     found += [
-        failed("files", f"there is no token yet ({path})", "ray get-auth-token --generate")
-        for path in token
+        failed("files", f"there is no token yet ({path})", command)
+        for path, command in tokens.items()
     ]
     return found

@@ -26,6 +26,9 @@ class Examiner:
         node: Any = ray._private.worker._global_node
         return node_facts.gather_facts([str(node.get_session_dir_path()), "~"], data_dir)
 
+    def lets_anyone_in(self, port: int) -> bool | None:
+        return node_facts.lets_anyone_in(port)
+
     def unreachable(self, addresses: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
         return node_facts.unreachable(addresses)
 
@@ -103,9 +106,7 @@ def examine_nodes(data_dir: str | None) -> tuple[list[ExaminedNode], list[str]]:
     for node in nodes:
         node.examiner = _start_examiner(node.node_id)
     ask(nodes, "facts", data_dir, into="facts")
-    for node in nodes:
-        if node.error is None:
-            _measure_clock(node)
+    _measure_clocks(nodes)
     return nodes, lost
 
 
@@ -123,6 +124,8 @@ def ask(
         for node in nodes
         if node.error is None
     }
+    if not waiting:
+        return {}
     ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=_ANSWER_SECONDS)
     answers: dict[str, Any] = {}
     for reference, node in waiting.items():
@@ -132,7 +135,7 @@ def ask(
             answers[node.node_id] = ray.get(reference)
         except Exception as error:  # Ray raises what the node's own code or its death gives
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            node.error = lines[-1] if lines else type(error).__name__
+            node.error = lines[-1].split(" Worker exit type")[0] if lines else type(error).__name__
         else:
             if into is not None:
                 setattr(node, into, answers[node.node_id])
@@ -163,19 +166,22 @@ def _start_examiner(node_id: str) -> Any:
     ).remote()
 
 
-def _measure_clock(node: ExaminedNode) -> None:
-    """Compare clocks as NTP does: the reading with the shortest round trip is the best."""
-    import ray
+def _measure_clocks(nodes: Sequence[ExaminedNode]) -> None:
+    """Compare clocks as NTP does: the reading with the shortest round trip is the best.
 
-    best: tuple[float, float] | None = None
-    for _ in range(_CLOCK_READINGS):
-        sent = time.time()
-        there = ray.get(node.examiner.clock.remote(), timeout=_ANSWER_SECONDS)
-        back = time.time()
-        reading = ((back - sent) / 2, there - (sent + back) / 2)
-        best = reading if best is None else min(best, reading)
-    assert best is not None
-    node.clock_doubt, node.clock_offset = best
+    Nodes are asked one by one, as an answer that waits for others would tell nothing.
+    """
+    for node in nodes:
+        readings = []
+        for _ in range(_CLOCK_READINGS):
+            sent = time.time()
+            there = ask([node], "clock").get(node.node_id)
+            back = time.time()
+            if there is None:  # it was lost meanwhile, which `ask` has written down
+                break
+            readings.append(((back - sent) / 2, there - (sent + back) / 2))
+        else:
+            node.clock_doubt, node.clock_offset = min(readings)
 
 
 def _modules() -> list[Any]:

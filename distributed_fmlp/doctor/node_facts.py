@@ -8,6 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import hashlib
+import http.client
 import importlib.metadata
 import importlib.util
 import os
@@ -161,6 +162,19 @@ def open_ports() -> list[int] | None:
             if state == _LISTENING and not _is_loopback(address):
                 found.add(int(port, 16))
     return sorted(found)
+
+
+def lets_anyone_in(port: int) -> bool | None:
+    """Whether a service here tells who shows no token about its model; `None`: it doesn't say."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_CONNECT_SECONDS)
+    try:
+        connection.request("GET", "/v2/models/fmlp/ready")
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    return None if status >= 500 else status not in (401, 403)
 
 
 def _is_loopback(address: str) -> bool:

@@ -14,16 +14,11 @@ from distributed_fmlp.doctor.cluster_nodes import ExaminedNode, ask, examine_nod
 from distributed_fmlp.doctor.data_present import check_data
 from distributed_fmlp.doctor.findings import Finding, failed, note, ok
 from distributed_fmlp.doctor.node_checks import check_lost, check_nodes, check_room
+from distributed_fmlp.doctor.open_ports import ask_services, check_open_ports
 from distributed_fmlp.doctor.shared_storage import check_storage
 from distributed_fmlp.ray_session import ray_session
 
 _WITHOUT_TOKEN_SECONDS = 30
-# Ray's own, which ask for the token where the cluster does; what runs code for who has it.
-_RAY_PORTS = {8265: "the dashboard", 10001: "Ray Client"}
-# These ask nobody for anything.
-_STATUS_PORTS = {9101: "HAProxy's metrics", 8404: "HAProxy's status"}
-_SERVE_PORT = 8000
-_FIREWALL = "let a firewall or security group keep everyone but the cluster's nodes from it"
 
 
 def check_cluster(address: str, storage: str | None, data_dir: str | None) -> list[Finding]:
@@ -46,8 +41,9 @@ def check_cluster(address: str, storage: str | None, data_dir: str | None) -> li
         found += check_storage(storage, nodes)
         found += _reach(nodes, head)
         found += check_data(data_dir, nodes)
+        lets_in = ask_services(nodes)
     asked = _asks_for_token(head)
-    return [*found, asked, *_open_ports(nodes, protected=asked.verdict == "ok")]
+    return [*found, asked, *check_open_ports(nodes, lets_in, protected=asked.verdict == "ok")]
 
 
 def _alive(nodes: Sequence[ExaminedNode]) -> Finding:
@@ -74,29 +70,6 @@ def _reach(nodes: Sequence[ExaminedNode], head: str) -> list[Finding]:
         if missed
     ]
     return found or [ok("ports", f"each node reaches the {len(wanted)} ports of Ray on all")]
-
-
-def _open_ports(nodes: Sequence[ExaminedNode], *, protected: bool) -> list[Finding]:
-    """What other machines reach, as far as no firewall is between; `protected` by Ray's token."""
-    found = []
-    for node in nodes:
-        if node.error is not None or node.facts["open_ports"] is None:
-            continue
-        for port in node.facts["open_ports"]:
-            what = _RAY_PORTS.get(port) or _STATUS_PORTS.get(port)
-            if port == _SERVE_PORT:
-                told = f"{node.name} serves on every interface (port {port})"
-                advice = (
-                    "let a load balancer alone reach it, and clients show a token (FMLP_API_TOKEN)"
-                )
-                found.append(note("open ports", told, advice))
-            elif what is not None:
-                told = f"{node.name} has {what} on every interface (port {port})"
-                if port in _RAY_PORTS and protected:
-                    found.append(note("open ports", f"{told}, for who shows the token", _FIREWALL))
-                else:
-                    found.append(failed("open ports", told, _FIREWALL))
-    return found or [ok("open ports", "neither dashboard nor service beyond loopback")]
 
 
 def _asks_for_token(head: str) -> Finding:

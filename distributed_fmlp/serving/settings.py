@@ -56,7 +56,7 @@ def read_token(token_file: str | None) -> bytes | None:
     """
     if token_file is not None:
         try:
-            text = Path(token_file).read_text(encoding="utf-8").strip()
+            text = Path(token_file).expanduser().read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise OptionError(
                 f"the token file {token_file} can't be read ({type(error).__name__}); give a text "

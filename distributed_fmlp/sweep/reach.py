@@ -32,6 +32,7 @@ def check_every_node(storage: Storage) -> None:
         return
     remote: Any = ray.remote(num_cpus=0, max_retries=0)
     task = remote(_reach)
+    made = storage.missing_directories()
     storage.patiently(lambda: storage.write(b"here", name, "driver"))
     try:
         asked = {
@@ -71,9 +72,9 @@ def check_every_node(storage: Storage) -> None:
     finally:
         with contextlib.suppress(OSError):
             storage.delete_directory(name)
-        if storage.is_local:
-            with contextlib.suppress(OSError):  # it holds something, or was there before
-                os.rmdir(storage.root)
+        for directory in made:
+            with contextlib.suppress(OSError):  # another sweep may have put something there
+                os.rmdir(directory)
 
 
 def _reach(storage: Storage, name: str, node: str) -> str | None:

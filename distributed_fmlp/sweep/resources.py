@@ -73,13 +73,13 @@ def plan(
     wanted = min(n_trials, max_concurrent or n_trials)
     gpus = _gpu_share(nodes, wanted) if gpus_per_trial is None else gpus_per_trial
     cpus = cpus_per_trial or _threads(nodes, wanted, gpus)
-    room = _room(nodes, cpus, gpus)
-    if room < 1:
+    places = room(nodes, cpus, gpus)
+    if places < 1:
         raise OptionError(
             f"--cpus-per-trial {cpus} and --gpus-per-trial {gpus:g}: no single node has both; give "
             "less of one"
         )
-    return Plan(cpus, gpus, min(wanted, room))
+    return Plan(cpus, gpus, min(wanted, places))
 
 
 def _gpu_share(nodes: Sequence[Node], wanted: int) -> float:
@@ -91,13 +91,13 @@ def _gpu_share(nodes: Sequence[Node], wanted: int) -> float:
 
 def _threads(nodes: Sequence[Node], wanted: int, gpus: float) -> int:
     """The most threads per trial with which as many trials run at once as with one each."""
-    reachable = min(wanted, _room(nodes, 1, gpus))
-    fitting = [n for n in range(1, MOST_THREADS + 1) if _room(nodes, n, gpus) >= reachable]
+    reachable = min(wanted, room(nodes, 1, gpus))
+    fitting = [n for n in range(1, MOST_THREADS + 1) if room(nodes, n, gpus) >= reachable]
     return max(fitting, default=1)
 
 
-def _room(nodes: Sequence[Node], cpus: int, gpus: float) -> int:
-    """How many trials fit at once."""
+def room(nodes: Sequence[Node], cpus: int, gpus: float) -> int:
+    """How many trials with so many CPUs and GPUs each fit at once."""
     return sum(
         min(node.cpus // cpus, _gpu_room(node.gpus, gpus)) if gpus else node.cpus // cpus
         for node in nodes

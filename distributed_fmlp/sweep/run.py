@@ -19,6 +19,7 @@ from distributed_fmlp.options import Request, resumed_options
 from distributed_fmlp.ray_session import diverted_output, ray_session
 from distributed_fmlp.run_directory import load_run
 from distributed_fmlp.sweep import closing, resources
+from distributed_fmlp.sweep.autoscaling import PATIENCE_SECONDS, ask_for_nodes
 from distributed_fmlp.sweep.checkpoints import attempts, scratch_directory
 from distributed_fmlp.sweep.job import (
     Sweep,
@@ -163,6 +164,8 @@ def _train(sweep: Sweep, directory: _RunDirectory, out: TextIO, log: Path) -> No
         _stop_on_sigterm()  # Ray has put its own handler there
         from distributed_fmlp.sweep.tuning import tune_trials  # takes seconds
 
+        if options.address is not None:
+            _ask_for_nodes(sweep, out)
         plan = _plan(sweep)
         if sweep.info["machine"]["nodes"] > 1 and options.storage is None:
             raise StorageError(
@@ -187,6 +190,23 @@ def _train(sweep: Sweep, directory: _RunDirectory, out: TextIO, log: Path) -> No
             out, sweep.trials, options.epochs, plan.at_once, quiet=options.quiet
         ) as progress:
             tune_trials(sweep, plan, progress)
+
+
+def _ask_for_nodes(sweep: Sweep, out: TextIO) -> None:
+    """A cluster in a cloud may have none yet; each trial asks for what the options give it."""
+    options, was = sweep.options, sweep.info.get("resources", {})
+
+    def tell(line: str) -> None:
+        if not options.quiet:
+            print(line, file=out, flush=True)
+
+    ask_for_nodes(
+        min(len(sweep.pending), options.max_concurrent or len(sweep.pending)),
+        was.get("cpus_per_trial", options.cpus_per_trial) or 1,
+        was.get("gpus_per_trial", options.gpus_per_trial) or 0.0,
+        tell,
+        PATIENCE_SECONDS,
+    )
 
 
 def _plan(sweep: Sweep) -> resources.Plan:

@@ -119,7 +119,7 @@ class Storage:
         name = f".probe-{uuid.uuid4().hex}"
 
         def probe() -> None:
-            made = self._missing() if self.is_local else []
+            made = self.missing_directories()
             try:
                 # An empty file can be written where not a byte is left.
                 self.write(bytes(_PROBE_BYTES), name)
@@ -133,9 +133,11 @@ class Storage:
 
         _within(probe, self.shown)
 
-    def _missing(self) -> list[str]:
-        """The directories that writing into `root` would make, the innermost first."""
-        missing = []
+    def missing_directories(self) -> list[str]:
+        """The directories of this machine that writing into `root` would make, innermost first."""
+        missing: list[str] = []
+        if not self.is_local:
+            return missing
         directory = self.root
         while directory and self.filesystem.get_file_info(directory).type.name == "NotFound":
             missing.append(directory)

@@ -92,4 +92,4 @@ def single_machine(cluster: RealCluster, figures: Figures) -> dict[str, str]:
     laptop = cluster.laptop
     command = Tune(laptop, f"{RECIPE} --name single")
     figures(f"the sweep on one machine: {command.end():.0f} s")
-    return results_of(laptop.home / "distributed_fmlp" / "results" / "single")
+    return results_of(laptop.home / "results" / "single")

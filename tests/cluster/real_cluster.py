@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,31 @@ import yaml
 from cluster.hosts import ROOT, Host, Hosts
 
 BIN = Path(sys.executable).parent
-PROJECT = "distributed_fmlp"
+PROJECT = "fmlp"
 SERVICE_PORT = 8000
 _RAY_START = "--num-cpus=1 --object-store-memory=200000000 --disable-usage-stats"
+# Ray's own count in every raylet; `ray memory` sums it up over the nodes.
+_STORES = """
+import json, ray
+from ray._private.internal_api import node_stats
+ray.init("auto", logging_level="ERROR")
+told = {}
+for node in ray.nodes():
+    if node["Alive"]:
+        asked = node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], False).store_stats
+        told[node["NodeManagerHostname"]] = (
+            asked.cumulative_created_objects, asked.cumulative_created_bytes
+        )
+print(json.dumps(told))
+"""
+
+
+@dataclass(frozen=True)
+class Store:
+    """Of one node's object store: all objects and bytes since Ray was started there."""
+
+    objects: int
+    bytes: int
 
 
 class RealCluster:
@@ -29,7 +53,7 @@ class RealCluster:
         self.hosts = hosts
         self.laptop, self.head = hosts["laptop"], hosts[head]
         self.workers = [hosts[name] for name in workers]
-        self.token = secrets.token_hex(32)
+        self.token, self.api_token = secrets.token_hex(32), secrets.token_hex(32)
         self.file = self.laptop.home / "onprem.yaml"
         self._prepare()
 
@@ -46,7 +70,8 @@ class RealCluster:
             (host.home / ".ray").mkdir()
             (host.home / ".ray" / "auth_token").touch(mode=0o600)
         (self.laptop.home / ".ray" / "auth_token").write_text(self.token)
-        (self.laptop.home / PROJECT).mkdir()  # where the laptop's user works
+        (self.laptop.home / ".fmlp_api_token").touch(mode=0o600)
+        (self.laptop.home / ".fmlp_api_token").write_text(self.api_token)
         for host in self.nodes:
             (host.home / PROJECT).mkdir()
             (host.home / PROJECT / ".venv").symlink_to(BIN.parent)
@@ -74,11 +99,9 @@ class RealCluster:
             ("head_start_ray_commands", ""),
             ("worker_start_ray_commands", worker_only),
         ):
-            # One machine after all: Ray's workers must not give way to all else on it. Serve's
-            # throughput mode is turned on as serve/README.md says.
-            start = f". serve/throughput.sh {SERVICE_PORT}; ray start {_RAY_START} {extra}"
-            before = f"export RAY_worker_niceness=0; cd ~/{PROJECT}; "
-            config[key] = [line.replace("ray start", before + start) for line in config[key]]
+            # One machine after all: Ray's workers must not give way to all else on it.
+            start = f"export RAY_worker_niceness=0; ray start {_RAY_START} {extra}"
+            config[key] = [line.replace("ray start", start) for line in config[key]]
         self.file.write_text(yaml.safe_dump(config))
 
     def ray(self, command: str, patience: float = 300) -> subprocess.CompletedProcess[str]:
@@ -88,8 +111,14 @@ class RealCluster:
     def up(self) -> subprocess.CompletedProcess[str]:
         return self.ray(f"up --yes --no-config-cache {self.file}")
 
-    def down(self) -> subprocess.CompletedProcess[str]:
-        return self.ray(f"down --yes {self.file}")
+    def down(self) -> None:
+        """As cluster/README.md says it for machines that are there already."""
+        text = (ROOT / "cluster" / "README.md").read_text()
+        workers = " ".join(worker.address for worker in self.workers)
+        for line in re.findall(r"^(?:ray exec .*ray stop|ray down ).*$", text, flags=re.M):
+            if "cluster/onprem.yaml" in line:
+                line = line.replace("10.0.0.3 10.0.0.4", workers)
+                self.laptop.run(line.replace("cluster/onprem.yaml", str(self.file)))
 
     def alive(self) -> list[str]:
         """Addresses of the nodes that the head believes alive; none while it doesn't answer."""
@@ -104,14 +133,16 @@ class RealCluster:
         found: list[str] = json.loads(done.stdout.splitlines()[-1])
         return found
 
+    def stores(self) -> dict[str, Store]:
+        """What has ever been put into each node's object store, or been copied into it."""
+        done = self.head.run(f"python -c {shlex.quote(_STORES)}")
+        told = json.loads(done.stdout.splitlines()[-1])
+        return {host: Store(*figures) for host, figures in told.items()}
+
     def wait_for_nodes(self, nodes: list[Host] | None = None, patience: float = 150) -> float:
         """Wait until exactly these (all) nodes are alive; how long it took, in seconds."""
         wanted = sorted(node.address for node in (self.nodes if nodes is None else nodes))
         return wait_until(lambda: sorted(self.alive()) == wanted, patience, f"nodes {wanted}")
-
-    def project(self, words: str) -> str:
-        """A shell command in the project's directory on a node."""
-        return f"cd ~/{PROJECT} && {words}"
 
     def logs(self) -> dict[str, Any]:
         """Every log file of Ray's on every node, by host and path."""

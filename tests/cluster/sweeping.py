@@ -33,7 +33,7 @@ class Tune:
         self.started = time.monotonic()
         self.output: list[str] = []
         self.epochs: dict[str, int] = {}  # the latest told, by learning rate
-        command = f"cd ~/distributed_fmlp && exec python -m distributed_fmlp.tune {words}"
+        command = f"exec python -m distributed_fmlp.tune {words}"
         self._process = subprocess.Popen(
             host.words(command),
             stdin=subprocess.DEVNULL,

@@ -25,9 +25,9 @@ def checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The checkout as working directory, and a HOME with the token and the key `ray up` copies."""
     monkeypatch.chdir(ROOT)
     home = tmp_path / "home"
-    for name in (".ray/auth_token", ".ssh/id_ed25519"):
+    for name in (".ray/auth_token", ".fmlp_api_token", ".ssh/id_ed25519"):
         path = home / name
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("0" * 64)
         path.chmod(0o600)
     monkeypatch.setenv("HOME", str(home))
@@ -158,7 +158,7 @@ BROKEN: dict[str, tuple[str, Break, str]] = {
     "port open to the world": ("config.yaml", _open, "open ports"),
     "worker without token": (
         "config.yaml",
-        lambda c: _command(c, WORKER, ". ~/distributed_fmlp/node.sh; ulimit", "ulimit"),
+        lambda c: _command(c, WORKER, ". ~/fmlp/node.sh; . ~", ". ~"),
         "token",
     ),
     "token in the file": (
@@ -210,6 +210,21 @@ def test_what_is_broken_is_named(
 class _Plain(yaml.SafeDumper):
     def ignore_aliases(self, data: object) -> bool:
         return True
+
+
+@pytest.mark.parametrize(
+    ("name", "makes"),
+    [(".ray/auth_token", "get-auth-token"), (".fmlp_api_token", "secrets.token_hex")],
+)
+def test_a_token_that_isnt_made_yet_comes_with_the_command_that_makes_it(
+    name: str, makes: str, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (Path.home() / name).unlink()
+    assert main(["--cluster", "cluster/onprem.yaml"]) == 1
+    failures = [line for line in capsys.readouterr().out.splitlines() if "FAILED" in line]
+    assert len(failures) == 1
+    assert f"~/{name}" in failures[0]
+    assert makes in failures[0]
 
 
 def test_a_directory_of_each_nodes_own_is_no_storage(

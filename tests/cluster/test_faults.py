@@ -36,7 +36,7 @@ class FaultySweep:
     def end(self, whole: dict[str, str], what: str, figures: Figures) -> None:
         self.command.end()
         seconds = time.time() - self.began
-        run: Path = self.cluster.head.home / "distributed_fmlp" / "results" / self.name
+        run: Path = self.cluster.head.home / "results" / self.name
         assert results_of(run) == whole
         computed = Computed.since(self.cluster, self.began)
         # Beside these each trial that was interrupted loses the epoch that it was in.

@@ -22,25 +22,23 @@ def test_doctor_finds_nothing_wrong_with_it(
     cluster: RealCluster, s3: S3Server, figures: Figures
 ) -> None:
     command = f"python -m distributed_fmlp.doctor --address auto --storage '{s3.uri('doctor')}'"
-    done = cluster.head.run(cluster.project(command), check=False)
-    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
-    # Ray gives the head no way to keep this port off the network: a firewall does, and these hosts
-    # have none.
-    assert all("Ray Client" in line for line in failed), done.stdout
-    assert done.returncode == bool(failed), done.stdout + done.stderr
+    done = cluster.head.run(command, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "FAILED" not in done.stdout
     figures("doctor on the cluster:\n" + done.stdout)
 
 
 def test_the_token_is_in_no_process_list_no_log_and_not_in_the_cluster_file(
     cluster: RealCluster,
 ) -> None:
-    assert cluster.token not in cluster.file.read_text()
-    for node in (cluster.laptop, *cluster.nodes):
-        assert not [line for line in node.command_lines() if cluster.token in line]
+    secrets = (cluster.token, cluster.api_token, "test-secret-never-in-a-log")
+    for secret in secrets:
+        assert secret not in cluster.file.read_text()
+        for node in (cluster.laptop, *cluster.nodes):
+            assert not [line for line in node.command_lines() if secret in line]
     for name, path in cluster.logs().items():
         content = path.read_text(errors="replace")
-        assert cluster.token not in content, name
-        assert "test-secret-never-in-a-log" not in content, name
+        assert not [secret for secret in secrets if secret in content], name
 
 
 def test_who_has_no_token_is_refused(cluster: RealCluster) -> None:

@@ -23,8 +23,6 @@ from cluster.sweeping import Tune
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(500)]
 
-TOKEN = "a-token-of-these-tests-alone"
-
 
 class Service:
     """What an operator asks of the service, over HTTP as anybody would."""
@@ -36,7 +34,7 @@ class Service:
 
     def ask(self, path: str, body: Any = None, seconds: float = 90) -> tuple[int, Any]:
         request = urllib.request.Request(self.url + path)
-        request.add_header("Authorization", f"Bearer {TOKEN}")
+        request.add_header("Authorization", f"Bearer {self.cluster.api_token}")
         if body is not None:
             request.data = json.dumps(body).encode()
             request.add_header("Content-Type", "application/json")
@@ -62,7 +60,7 @@ class Service:
         return wait_until(lambda: set(self.replicas()) == {"w1", "w2"}, 180, "a replica on each")
 
     def load(self) -> Load:
-        return Load(self.cluster.head.address, SERVICE_PORT, TOKEN)
+        return Load(self.cluster.head.address, SERVICE_PORT, self.cluster.api_token)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +76,7 @@ def service(cluster: RealCluster, s3: S3Server, figures: Figures) -> Iterator[Se
         name = f"bundle-{rate}"
         # A private Ray on the laptop: the models are what is wanted, not another sweep.
         Tune(cluster.laptop, f"--dataset digits --epochs 1 --lr {rate} --name {name}").end()
-        made: Path = cluster.laptop.home / "distributed_fmlp" / "results" / name / "bundle"
+        made: Path = cluster.laptop.home / "results" / name / "bundle"
         target = f"fmlp/bundles/{name}"
         filesystem.create_dir(target)
         pyarrow.fs.copy_files(str(made), target, destination_filesystem=filesystem)
@@ -86,14 +84,11 @@ def service(cluster: RealCluster, s3: S3Server, figures: Figures) -> Iterator[Se
     config = yaml.safe_load((ROOT / "serve" / "config.yaml").read_text())
     config["http_options"]["host"] = "0.0.0.0"
     (application,) = config["applications"]
-    application["args"] |= {"bundle": bundles[0], "token_file": "/tmp/service-token"}
+    application["args"] |= {"bundle": bundles[0], "token_file": "~/.fmlp_api_token"}
     (deployment,) = [each for each in application["deployments"] if each["name"] == "fmlp"]
     del deployment["autoscaling_config"]
     deployment["num_replicas"] = 2
     deployment["ray_actor_options"]["resources"] = {"worker": 0.6}
-    for node in cluster.nodes:
-        (node.tmp / "service-token").touch(mode=0o600)
-        (node.tmp / "service-token").write_text(TOKEN)
     (head.home / "service.yaml").write_text(yaml.safe_dump(config))
     started = time.monotonic()
     head.run("serve deploy ~/service.yaml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import platform
 import re
 import shlex
@@ -87,7 +88,11 @@ def test_the_image_is_built_on_the_constraints_ray() -> None:
 def test_the_image_has_all_that_the_nodes_of_ray_up_are_given() -> None:
     text = (CLUSTER / "kubernetes" / "Dockerfile").read_text()
     mounts = yaml.safe_load((CLUSTER / "config.yaml").read_text())["file_mounts"]
-    for local in set(mounts.values()) - {"cluster/node.sh", "~/.ray/auth_token"}:
+    for local in set(mounts.values()) - {
+        "cluster/node.sh",
+        "~/.ray/auth_token",
+        "~/.fmlp_api_token",
+    }:
         assert re.search(rf"^COPY .*\b{re.escape(local)}\b", text, flags=re.M), local
 
 
@@ -143,6 +148,31 @@ def test_the_service_finds_the_jobs_bundle() -> None:
     there = yaml.safe_load(manifest("rayservice")["spec"]["serveConfigV2"])
     bundle = f"{request.options.results}/{request.options.name}/bundle"
     assert there["applications"][0]["args"]["bundle"] == bundle
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "gcp.yaml", "onprem.yaml"])
+def test_a_service_on_the_cluster_has_throughput_mode(name: str) -> None:
+    config = yaml.safe_load((CLUSTER / name).read_text())
+    for key in ("head_start_ray_commands", "worker_start_ray_commands"):
+        (start,) = [line for line in config[key] if "ray start" in line]
+        assert start.index("/serve/throughput.sh;") < start.index("ray start"), key
+
+
+@pytest.mark.parametrize("name", ["raycluster", "rayservice"])
+def test_pods_that_may_serve_have_throughput_mode(name: str) -> None:
+    # KubeRay puts its `ray start` behind these, joined by &&, and starts in the image's WORKDIR.
+    for container in containers(name):
+        assert container["args"] == [". serve/throughput.sh"]
+        assert "command" not in container
+    image = (CLUSTER / "kubernetes" / "Dockerfile").read_text()
+    assert re.search(r"^COPY .* serve serve$", image, flags=re.M)
+
+
+@pytest.mark.parametrize("name", ["node.sh", "kubernetes/Dockerfile"])
+def test_what_rays_proxy_says_itself_is_json_on_every_node(name: str) -> None:
+    variable = r"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=(\S+)\.(\w+)$"
+    ((module, function),) = re.findall(variable, (CLUSTER / name).read_text(), flags=re.M)
+    assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_the_cloud_files_share_what_is_no_clouds_own() -> None:
