@@ -146,11 +146,9 @@ def matrix_limits(bench: Bench) -> dict[str, float]:
 
 def run(given: argparse.Namespace) -> int:
     """Measure what is asked for, print the tables and write the JSON; gives the exit status."""
-    sys.path.insert(0, str(PROJECT))  # a checkout need not be installed
     import torch
 
     from distributed_fmlp import provenance
-    from distributed_fmlp.errors import UserError
     from distributed_fmlp.serving.bundle_place import find_bundle
     from distributed_fmlp.serving.model import open_model
 
@@ -163,12 +161,8 @@ def run(given: argparse.Namespace) -> int:
     if shutil.which("wrk") is None:
         print("error: wrk isn't installed; install the system's package wrk", file=sys.stderr)
         return 2
-    try:
-        bundle = Path(find_bundle(given.bundle, PROJECT / "results"))
-        network = open_model(str(bundle))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    bundle = Path(find_bundle(given.bundle, PROJECT / "results"))
+    network = open_model(str(bundle))
     images = sample_images(MANY)
     measured: dict[str, dict[str, Any]] = {}
     failed: list[str] = []
@@ -243,16 +237,29 @@ def _write(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    sys.path.insert(0, str(PROJECT))  # a checkout need not be installed
+    from distributed_fmlp.command_line import OneLineParser, number
+    from distributed_fmlp.errors import UserError
+
+    parser = OneLineParser(
+        description=__doc__.splitlines()[0] if __doc__ else None, allow_abbrev=False
+    )
     parser.add_argument("--bundle", help="a bundle, a run, or a run's name (default: the newest)")
     parser.add_argument(
-        "--seconds", type=float, default=10.0, help="length of each load (default: 10)"
+        "--seconds",
+        type=number(lambda value: value > 0, "seconds above 0"),
+        default=10.0,
+        help="length of each load (default: 10)",
     )
     parser.add_argument(
         "--only", nargs="+", choices=list(SERVERS), default=list(SERVERS), help="what to measure"
     )
     parser.add_argument(
-        "--soak", type=float, default=0.0, metavar="SECONDS", help="load this service for so long"
+        "--soak",
+        type=number(lambda value: value >= 0, "seconds, 0 for none"),
+        default=0.0,
+        metavar="SECONDS",
+        help="load this service for so long",
     )
     parser.add_argument("--soak-only", action="store_true", help="nothing but the soak")
     parser.add_argument(
@@ -266,7 +273,11 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=HERE / "serving.json", help="the JSON file")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that servers are stopped too
-    sys.exit(run(parser.parse_args()))
+    try:
+        sys.exit(run(parser.parse_args()))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

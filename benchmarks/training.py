@@ -220,12 +220,26 @@ def _tell(line: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    sys.path.insert(0, str(PROJECT))  # a checkout need not be installed
+    from distributed_fmlp.command_line import OneLineParser, whole
+    from distributed_fmlp.errors import UserError
+
+    parser = OneLineParser(
+        description=__doc__.splitlines()[0] if __doc__ else None, allow_abbrev=False
+    )
     parser.add_argument(
-        "--epochs", type=int, default=2, help="epochs of each learning rate (default: 2)"
+        "--epochs",
+        type=whole(1, "at least 1 epoch"),
+        default=4,
+        help="epochs of each learning rate (default: %(default)s; the first is left out)",
     )
     parser.add_argument("--data-dir", type=Path, help="a torchvision root (see the sweep's option)")
-    parser.add_argument("--steps", type=int, default=600, help="steps timed alone (default: 600)")
+    parser.add_argument(
+        "--steps",
+        type=whole(SMOKE_STEPS, f"at least {SMOKE_STEPS} steps"),
+        default=600,
+        help="steps timed alone (default: %(default)s)",
+    )
     parser.add_argument(
         "--out", type=Path, help="the JSON file (default: training.json beside this)"
     )
@@ -238,9 +252,6 @@ def main() -> None:
         help="small data, to see that it works; figures mean nothing",
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that children are ended too
-    sys.path.insert(0, str(PROJECT))  # a checkout need not be installed
-    from distributed_fmlp.errors import UserError
-
     try:
         sys.exit(run(parser.parse_args()))
     except UserError as error:

@@ -29,6 +29,7 @@ class Figure:
     unit: str = ""
     bar: float | None = None
     at_least: bool = False  # else at most
+    spread: tuple[float, float] | None = None  # lowest and highest, where it is of several
 
     @property
     def met(self) -> bool | None:
@@ -42,19 +43,42 @@ class Figure:
             "what": self.what,
             "value": self.value,
             "unit": self.unit,
+            "spread": self.spread,
             "bar": self.bar,
             "bar_is": None if self.bar is None else "at least" if self.at_least else "at most",
             "met": self.met,
         }
 
 
-def sweep_epoch_seconds(trials: Sequence[Sequence[float]], at_once: int) -> float:
-    """Seconds for one epoch of every trial, start-up apart.
+@dataclass(frozen=True)
+class SweepEpoch:
+    """Seconds for one epoch of every trial, start-up apart: the mean epoch's, the lowest, highest.
 
-    The mean of each trial's epochs after its first (which is taken when it is the only one), summed
-    over trials and divided by the trials that run at once.
+    A trial's first epoch is left out, unless it is the only one. The second epochs of all trials
+    are one sweep epoch, the third another, and so on.
     """
-    return sum(statistics.fmean(rows[1:] or rows) for rows in trials) / at_once
+
+    mean: float
+    least: float
+    most: float
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The lowest and the highest."""
+        return self.least, self.most
+
+    def times(self, other: SweepEpoch) -> tuple[float, tuple[float, float]]:
+        """How often `other` fits into this, by the means; and at the least and at the most."""
+        return self.mean / other.mean, (self.least / other.most, self.most / other.least)
+
+
+def sweep_epoch(trials: Sequence[Sequence[float]], at_once: int) -> SweepEpoch:
+    """From each trial's seconds an epoch, as many for each: summed over trials, for those that run
+    at once.
+    """
+    seconds = [sum(rows) / at_once for rows in zip(*trials, strict=True)]
+    measured = seconds[1:] or seconds
+    return SweepEpoch(statistics.fmean(measured), min(measured), max(measured))
 
 
 def step_flop(weights: int, first_layer_weights: int, batch_size: int) -> tuple[float, float]:
@@ -102,21 +126,25 @@ def speed_figures(parts: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
     }
     measured = {key: parts[key] for key in names if key in parts}
     epoch = {
-        key: sweep_epoch_seconds(_column(part, "seconds"), part["at_once"])
+        key: sweep_epoch(_column(part, "seconds"), part["at_once"])
         for key, part in measured.items()
     }
-    figures = [Figure(f"{names[key]}: a sweep epoch", value, "s") for key, value in epoch.items()]
+    figures = [
+        Figure(f"{names[key]}: a sweep epoch", each.mean, "s", spread=each.spread)
+        for key, each in epoch.items()
+    ]
     bars = {"script": TIMES_AS_FAST_AS_SCRIPT, "tune": TIMES_AS_FAST_AS_TUNE}
     for key, bar in bars.items():
         if key in epoch and "sweep" in epoch:
             shown = f"{names[key][:3]} ÷ (3), a sweep epoch"
-            figures.append(Figure(shown, epoch[key] / epoch["sweep"], "x", bar, at_least=True))
+            times, spread = epoch[key].times(epoch["sweep"])
+            figures.append(Figure(shown, times, "x", bar, at_least=True, spread=spread))
     for key in ("tune", "sweep"):
         if key in measured:
             rows = _column(measured[key], "time_this_iter_s")
             shown = f"{names[key]}: a sweep epoch with its report and checkpoint"
-            value = sweep_epoch_seconds(rows, measured[key]["at_once"])
-            figures.append(Figure(shown, value, "s"))
+            each = sweep_epoch(rows, measured[key]["at_once"])
+            figures.append(Figure(shown, each.mean, "s", spread=each.spread))
     for key, part in measured.items():
         epochs = max(len(trial["epochs"]) for trial in part["trials"])
         last = [rows[-1] for rows in _column(part, "val_accuracy")]
@@ -210,18 +238,31 @@ def all_figures(parts: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
 
 
 def render(figures: Sequence[Figure]) -> str:
-    """The table as plain text."""
-    rows = [("", "measured", "bar", "")]
+    """The table as plain text; how far a figure spreads has a column where any does."""
+    spreads = any(figure.spread for figure in figures)
+    rows = [("", "measured", "min-max", "bar", "")]
     for figure in figures:
+        low_high = ""
+        if figure.spread:
+            low, high = (_number(value, figure.unit) for value in figure.spread)
+            low_high = f"{low.removesuffix(figure.unit).rstrip()}-{high}"
         bar = "" if figure.bar is None else _number(figure.bar, figure.unit)
         if bar:
             bar = f"{'≥' if figure.at_least else '≤'} {bar}"
         verdict = {True: "met", False: "not met", None: ""}[figure.met]
-        rows.append((figure.what, _number(figure.value, figure.unit), bar, verdict))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        rows.append((figure.what, _number(figure.value, figure.unit), low_high, bar, verdict))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join(
-        f"{what:<{widths[0]}}  {value:>{widths[1]}}  {bar:>{widths[2]}}  {verdict}".rstrip()
-        for what, value, bar, verdict in rows
+        "  ".join(
+            [
+                f"{what:<{widths[0]}}",
+                f"{value:>{widths[1]}}",
+                *([f"{low_high:>{widths[2]}}"] if spreads else []),
+                f"{bar:>{widths[3]}}",
+                verdict,
+            ]
+        ).rstrip()
+        for what, value, low_high, bar, verdict in rows
     )
 
 

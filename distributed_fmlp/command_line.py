@@ -41,12 +41,22 @@ def _checked(
     return convert
 
 
-def _number(holds: Callable[[float], bool], want: str) -> Callable[[str], Any]:
+def number(holds: Callable[[float], bool], want: str) -> Callable[[str], Any]:
+    """A converter for argparse to a finite number for which `holds` is true."""
     return _checked(float, "a number", lambda value: math.isfinite(value) and holds(value), want)
 
 
-def _whole(lowest: int, want: str, highest: int = 2**31 - 1) -> Callable[[str], Any]:
-    return _checked(int, "a whole number", lambda value: lowest <= value <= highest, want)
+def whole(lowest: int, want: str, highest: int = 2**31 - 1) -> Callable[[str], Any]:
+    """A converter for argparse to a whole number from `lowest` to `highest`."""
+    convert = _checked(int, "a whole number", lambda value: lowest <= value, want)
+
+    def convert_within(text: str) -> int:
+        value: int = convert(text)
+        if value > highest:
+            raise argparse.ArgumentTypeError(f"{text!r} can't be used; give at most {highest}")
+        return value
+
+    return convert_within
 
 
 def run_name(text: str) -> str:
@@ -93,38 +103,38 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--lr",
         action="append",
-        type=_number(lambda value: value > 0, "a learning rate above 0, such as 0.001"),
+        type=number(lambda value: value > 0, "a learning rate above 0, such as 0.001"),
         help="a learning rate; repeat for several (default: 0.005 0.001 0.0009 0.0006)",
     )
     what.add_argument(
-        "--epochs", type=_whole(1, "at least 1 epoch"), help="passes over the data (default: 25)"
+        "--epochs", type=whole(1, "at least 1 epoch"), help="passes over the data (default: 25)"
     )
     what.add_argument(
         "--batch-size",
-        type=_whole(2, "at least 2 images (batch norm needs two)"),
+        type=whole(2, "at least 2 images (batch norm needs two)"),
         help="images per step (default: 64)",
     )
     what.add_argument(
         "--dropout",
         nargs="+",
-        type=_number(lambda value: 0 <= value < 1, "a rate from 0 up to, but not, 1"),
+        type=number(lambda value: 0 <= value < 1, "a rate from 0 up to, but not, 1"),
         help="one rate, or one per hidden layer (default: 0.3)",
     )
     what.add_argument(
         "--hidden",
         nargs="+",
-        type=_whole(1, "a layer size of at least 1", 1 << 16),
+        type=whole(1, "a layer size of at least 1", 1 << 16),
         help="sizes of the hidden layers (default: 1024 512 256 128)",
     )
     what.add_argument(
         "--seed",
         action="append",
-        type=_whole(0, "a seed of 0 or more"),
+        type=whole(0, "a seed of 0 or more"),
         help="a seed; repeat for several, each with every learning rate (default: 0)",
     )
     what.add_argument(
         "--val-fraction",
-        type=_number(lambda value: 0 < value < 1, "a share of the images above 0 and below 1"),
+        type=number(lambda value: 0 < value < 1, "a share of the images above 0 and below 1"),
         help="share of the training images kept for validation (default: 0.2)",
     )
     what.add_argument(
@@ -135,17 +145,17 @@ def build_parser() -> argparse.ArgumentParser:
     where = parser.add_argument_group("on what")
     where.add_argument(
         "--cpus-per-trial",
-        type=_whole(1, "at least 1 CPU"),
+        type=whole(1, "at least 1 CPU"),
         help="CPU threads of each trial (default: from what is there)",
     )
     where.add_argument(
         "--gpus-per-trial",
-        type=_number(_gpus, "0, a fraction below 1, or a whole number"),
+        type=number(_gpus, "0, a fraction below 1, or a whole number"),
         help="GPUs of each trial, fractions allowed (default: from what is there)",
     )
     where.add_argument(
         "--max-concurrent",
-        type=_whole(1, "at least 1 trial"),
+        type=whole(1, "at least 1 trial"),
         help="trials at once at most (default: as many as fit)",
     )
     where.add_argument(
@@ -170,7 +180,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--max-failures",
-        type=_whole(0, "0 or more restarts"),
+        type=whole(0, "0 or more restarts"),
         help="how often a failed trial is restarted from its last checkpoint (default: 3)",
     )
     run.add_argument("--quiet", action="store_true", help="no progress, only the result")
@@ -182,7 +192,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     then.add_argument(
         "--port",
-        type=_whole(1, "a port from 1 to 65535", 65535),
+        type=whole(1, "a port from 1 to 65535", 65535),
         help=f"where to serve it (default: {SERVE_PORT})",
     )
     return parser
@@ -195,7 +205,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         choices=SCHEDULES,
         help="of the learning rate: constant (default), or cosine, which falls to zero by the end",
     )
-    share = _number(lambda value: 0 <= value < 1, "a share from 0 up to, but not, 1")
+    share = number(lambda value: 0 <= value < 1, "a share from 0 up to, but not, 1")
     group.add_argument(
         "--label-smoothing",
         type=share,
@@ -203,7 +213,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--weight-decay",
-        type=_number(lambda value: value >= 0, "0 or more"),
+        type=number(lambda value: value >= 0, "0 or more"),
         help="decoupled weight decay of the weight matrices, as in AdamW (default: 0)",
     )
 
@@ -218,7 +228,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--samples",
-        type=_whole(1, "at least 1 trial"),
+        type=whole(1, "at least 1 trial"),
         help=f"trials of a random search (default: {SAMPLES})",
     )
     group.add_argument(

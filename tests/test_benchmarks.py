@@ -30,8 +30,60 @@ def table() -> ModuleType:
 
 
 def test_a_sweep_epoch_leaves_first_epochs_out_and_shares_trials_out(table: ModuleType) -> None:
-    assert table.sweep_epoch_seconds([[9.0, 2.0, 4.0], [9.0, 5.0, 5.0]], 2) == 4.0
-    assert table.sweep_epoch_seconds([[2.0], [3.0]], 1) == 5.0
+    assert table.sweep_epoch([[9.0, 2.0, 4.0], [9.0, 5.0, 5.0]], 2) == table.SweepEpoch(4, 3.5, 4.5)
+    assert table.sweep_epoch([[2.0], [3.0]], 1) == table.SweepEpoch(5, 5, 5)
+
+
+def test_a_ratio_goes_from_its_worst_epochs_to_its_best(table: ModuleType) -> None:
+    usual, ours = table.SweepEpoch(60.0, 50.0, 72.0), table.SweepEpoch(15.0, 12.0, 20.0)
+    assert usual.times(ours) == (4.0, (2.5, 6.0))
+    shown = table.render(
+        [
+            table.Figure("ratio", 4.0, "x", 4.0, at_least=True, spread=(2.5, 6.0)),
+            table.Figure("plain", 1.0, "s"),
+        ]
+    ).splitlines()
+    assert shown[0].split() == ["measured", "min-max", "bar"]
+    assert shown[1].split() == ["ratio", "4.00", "x", "2.50-6.00", "x", "≥", "4.00", "x", "met"]
+    assert shown[2].split() == ["plain", "1.0", "s"]
+
+
+def test_four_epochs_are_trained_unless_told_so_that_three_are_measured() -> None:
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "training.py"), "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "(default: 4; the first is left out)" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("name", ["training.py", "serving.py"])
+@pytest.mark.parametrize("words", [["--bogus"], ["--out"], ["stray"]], ids=" ".join)
+def test_a_bad_option_of_a_benchmark_is_one_line_with_status_2(name: str, words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / name), *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["--epochs", "0"], ["--steps", "x"], ["--parts", "all"]], ids=" ".join
+)
+def test_a_bad_value_is_named(words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "training.py"), *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: argument {words[0]}: ") and done.stderr.count("\n") == 1
 
 
 def test_the_strict_count_lacks_the_gradients_of_the_input(table: ModuleType) -> None:
@@ -85,7 +137,7 @@ def test_step_script_and_sweep_are_measured_side_by_side(tmp_path: Path) -> None
     out = tmp_path / "training.json"
     done = subprocess.run(
         [
-            *(sys.executable, str(BENCHMARKS / "training.py"), "--smoke", "--epochs", "1"),
+            *(sys.executable, str(BENCHMARKS / "training.py"), "--smoke", "--epochs", "3"),
             *("--parts", "step", "script", "sweep", "--out", str(out)),
         ],
         capture_output=True,
@@ -105,6 +157,8 @@ def test_step_script_and_sweep_are_measured_side_by_side(tmp_path: Path) -> None
     )
     ratio = figures["(1) ÷ (3), a sweep epoch"]
     assert ratio["value"] == pytest.approx(script / sweep)
+    low, high = ratio["spread"]
+    assert low <= ratio["value"] <= high
     assert ratio["met"] is (ratio["value"] >= 4.0)
     assert measured["parts"]["step"]["step"]["count"] >= 40
     assert measured["parts"]["sweep"]["first_step"] > 0

@@ -166,8 +166,8 @@ def open_storage(where: str | None, run_path: Path, name: str) -> Storage:
         path = Path(where).expanduser().absolute() / name
         return Storage(pyarrow.fs.LocalFileSystem(), path.as_posix(), str(path))
     # Neither a key before the host nor what follows a question mark is to be shown.
-    scheme, _, rest = where.partition("?")[0].rstrip("/").partition("://")
-    host, slash, path_there = rest.partition("/")
+    scheme, _, rest = where.partition("?")[0].partition("://")
+    host, slash, path_there = rest.rstrip("/").partition("/")
     if "@" in host:
         raise StorageError(
             f"--storage {scheme}://…@{host.rpartition('@')[2]} holds a key, which the run's files "
