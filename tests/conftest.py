@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ import pytest
 from distributed_fmlp.data import Dataset, load_dataset
 
 REAL_DATA_FIXTURES = {"data_dir", "real_data"}
+BROWSER_FIXTURES = {"browser", "chromium"}
+# What FMLP_REQUIRE may name, and the marker of the tests that it must not let be skipped.
+REQUIRABLE = {"data": "real_data", "browser": "browser"}
 FIGURE = "figure"
 _LONGEST = {
     name: place
@@ -33,6 +36,36 @@ _LONGEST = {
 # Started in a shell's background, this process has Ctrl-C ignored, and so would all that it starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _required() -> dict[str, str]:
+    """The kinds of tests that FMLP_REQUIRE (commas between them) lets nobody skip, by marker."""
+    names = [name.strip() for name in os.environ.get("FMLP_REQUIRE", "").split(",")]
+    unknown = sorted({name for name in names if name} - REQUIRABLE.keys())
+    if unknown:
+        raise pytest.UsageError(
+            f"FMLP_REQUIRE: there is no {', '.join(unknown)}; it may name {', '.join(REQUIRABLE)}"
+        )
+    return {REQUIRABLE[name]: name for name in names if name}
+
+
+def pytest_configure() -> None:
+    """Refuse a wrong FMLP_REQUIRE before anything is tested."""
+    _required()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A skipped test of a required kind has failed."""
+    report = yield
+    kind = next((kind for mark, kind in _required().items() if item.get_closest_marker(mark)), None)
+    if kind is not None and report.skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"FMLP_REQUIRE asks for {kind}, and this test can't run: {reason}"
+    return report
 
 
 def _group(item: pytest.Item) -> str:
@@ -57,8 +90,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: _LONGEST.get(_group(item), len(_LONGEST)))
     missing = _real_data_dir() is None
     for item in items:
-        if REAL_DATA_FIXTURES & set(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if REAL_DATA_FIXTURES & fixtures:
             item.add_marker("real_data")
+        if BROWSER_FIXTURES & fixtures:
+            item.add_marker("browser")
         if missing and item.get_closest_marker("real_data"):
             item.add_marker(pytest.mark.skip(reason="FMLP_DATA_DIR is unset or not there"))
 
