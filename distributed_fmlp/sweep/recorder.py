@@ -47,6 +47,9 @@ class Recorder(tune.Callback):
         # Tune pickles its callbacks for Tuner.restore, which is not used here.
         return {}
 
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._progress.started(self.records[_id(trial)])
+
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:

@@ -25,7 +25,7 @@ ROW = re.compile(r"^ *(?P<lr>0\.\d+) +(?P<seed>\d) +(?P<epoch>\d+)/6 .*$", re.MU
 class Terminal:
     """A command on a pseudo-terminal of its own, 120 columns wide."""
 
-    def __init__(self, desk: Desk, *words: str) -> None:
+    def __init__(self, desk: Desk, *words: str, lines: int = 40) -> None:
         self.shown = ""
         environment = desk.environment(TERM="xterm-256color")
         arguments = [sys.executable, "-m", "distributed_fmlp.tune", *words]
@@ -33,7 +33,7 @@ class Terminal:
         if self.pid == 0:  # only what is safe in a child of a process with threads
             os.chdir(desk.cwd)
             os.execve(sys.executable, arguments, environment)
-        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, 120, 0, 0))
 
     def press(self, keys: str) -> None:
         os.write(self._master, keys.encode())
@@ -91,3 +91,24 @@ def test_a_terminal_shows_a_table_that_ctrl_c_ends_and_the_printed_command_takes
     for line in last.values():
         assert re.search(r" 6/6 .*\d\.\d{4} .*@\d +done", line), line
     assert "chosen" in again.shown and "Serve it" in again.shown
+
+
+@pytest.mark.slow
+def test_a_terminal_lower_than_the_table_shows_what_runs_and_at_the_end_every_trial(
+    desk: Desk,
+) -> None:
+    seeds = [word for seed in range(6) for word in ("--seed", str(seed))]
+    terminal = Terminal(
+        desk,
+        *shlex.split("--dataset digits --hidden 32 --epochs 6 --lr 0.001 --name low"),
+        *seeds,
+        lines=10,
+    )
+    assert terminal.finish() == 0
+    counted = re.findall(r"^ *and (.*(?:finished|waiting))", terminal.shown, re.MULTILINE)
+    assert any("waiting" in each for each in counted), terminal.shown
+    assert any("finished" in each for each in counted), terminal.shown
+    assert not re.search(r"^ *\.\.\. *$", terminal.shown, re.MULTILINE)  # rich cuts off so
+    last = {row["seed"]: row[0] for row in ROW.finditer(terminal.shown)}
+    assert sorted(last) == list("012345")
+    assert all(line.rstrip().endswith("done") for line in last.values())
