@@ -27,6 +27,8 @@ LEARNING_RATES = (0.005, 0.001, 0.0009, 0.0006)
 FREE_ON_RESUME = frozenset(
     {"data_dir", "results", "address", "max_concurrent", "max_failures", "quiet"}
 )
+# Of these, what each command says for itself, whatever the run was started with.
+_OF_THE_COMMAND = ("address", "quiet", "results")
 # Options that runs recorded before they existed do without.
 _LATER = frozenset({*RECIPE_FIELDS, "search", "samples", "space"})
 
@@ -170,11 +172,12 @@ class SweepOptions:
         resume: str | None = None,
         recorded: SweepOptions | None = None,
         python: str = "python",
+        serve_port: int | None = None,
     ) -> str:
         """The command that asks for these options, or that resumes the run so named.
 
         A run that is resumed knows what it was started with, `recorded`; the command then says
-        only what is otherwise by now.
+        only what is otherwise by now. `serve_port` is where its model is served afterwards.
         """
         words = [python, "-m", "distributed_fmlp.tune"]
         defaults = SweepOptions()
@@ -182,8 +185,8 @@ class SweepOptions:
             words += ["--resume", resume]
         for item in fields(self):
             known = defaults
-            if resume is not None and item.name not in ("results", "address"):
-                if item.name not in FREE_ON_RESUME or item.name == "quiet":
+            if resume is not None and item.name not in _OF_THE_COMMAND:
+                if item.name not in FREE_ON_RESUME:
                     continue
                 known = recorded or self
             value = getattr(self, item.name)
@@ -198,6 +201,8 @@ class SweepOptions:
                 words += [option, *map(str, value)]
             else:
                 words += _words(option, str(value))
+        if serve_port is not None:
+            words += ["--serve", *([] if serve_port == SERVE_PORT else ["--port", str(serve_port)])]
         return shlex.join(words)
 
 
@@ -263,7 +268,7 @@ def resumed_options(
     }
     # Where the sweep ran before says nothing about where it is to run now, and it was found in the
     # results directory of this command.
-    for key in ("address", "quiet", "results"):
+    for key in _OF_THE_COMMAND:
         anew.setdefault(key, getattr(request.options, key))
     return replace(recorded, **anew)
 

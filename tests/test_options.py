@@ -155,6 +155,10 @@ def test_a_refusal_says_what_was_given_and_what_to_give() -> None:
         parse(["--lr", "-1"])
     with pytest.raises(OptionError, match="--epochs: 'x' is not a whole number; give at least 1"):
         parse(["--epochs", "x"])
+    with pytest.raises(OptionError, match="--hidden: '65537' can't be used; give at most 65536"):
+        parse(["--hidden", "64", "65537"])
+    with pytest.raises(OptionError, match="--seed: '99999999999' can't be used; give at most 2147"):
+        parse(["--seed", "99999999999"])
 
 
 # --- what is taken
@@ -467,6 +471,21 @@ def test_the_printed_resume_command_finds_the_run_where_it_was_found_now() -> No
     resumed = resumed_options(parse(["--resume", "run", "--results", "a b"]), RECORDED)
     request = parse(shlex.split(resumed.command(resume="run"))[3:])
     assert (request.resume, request.options.results) == ("run", "a b")
+
+
+def test_the_printed_resume_command_has_what_was_asked_of_the_command_beside_the_run() -> None:
+    words = ["--resume", "run", "--quiet", "--address", "auto", "--max-failures", "9", "--serve"]
+    for more, port in (([], 8000), (["--port", "81"], 81)):
+        request = parse([*words, *more])
+        options = resumed_options(request, RECORDED)
+        command = options.command(resume="run", recorded=RECORDED, serve_port=request.serve_port)
+        again = parse(shlex.split(command)[3:])
+        assert again.serve_port == port
+        assert resumed_options(again, RECORDED) == options
+    # What the run was started with needs no second word, and what it was not is not asked for.
+    resumed = resumed_options(parse(["--resume", "run"]), RECORDED)
+    command = resumed.command(resume="run", recorded=RECORDED)
+    assert command == "python -m distributed_fmlp.tune --resume run"
 
 
 # --- quick

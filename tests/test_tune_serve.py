@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,25 +21,47 @@ from tests.serving.running_service import (
     gone,
 )
 
+LONGER = "--dataset digits --epochs 6 --hidden 256 64 --batch-size 8 --lr 0.01 --name quick --quiet"
 SWEEP = "--dataset digits --epochs 1 --hidden 32 --lr 0.01 --name quick"
 
 
 def command(tmp_path: Path, words: str, port: int) -> Command:
+    given = [*shlex.split(words), "--serve", "--port", str(port)]
+    return command_of_words(tmp_path, [sys.executable, "-m", "distributed_fmlp.tune", *given])
+
+
+def command_of_words(tmp_path: Path, words: list[str]) -> Command:
     (tmp_path / "work").mkdir(exist_ok=True)
     (tmp_path / "home").mkdir(exist_ok=True)
-    given = [*shlex.split(words), "--serve", "--port", str(port)]
-    return Command(
-        [sys.executable, "-m", "distributed_fmlp.tune", *given],
-        tmp_path / "work",
-        environment(tmp_path / "home"),
-    )
+    return Command(words, tmp_path / "work", environment(tmp_path / "home"))
+
+
+def stopped_after_an_epoch(tmp_path: Path, port: int) -> list[str]:
+    """The words of the command that a sweep prints when Ctrl-C has stopped it."""
+    tuning = command(tmp_path, LONGER, port)
+    log = tmp_path / "work" / "results" / "quick" / "trials" / "lr_0.01_seed_0" / "epochs.csv"
+    try:
+        until = time.monotonic() + 120
+        while not log.exists() and time.monotonic() < until:
+            time.sleep(0.1)
+        tuning.process.send_signal(signal.SIGINT)
+        assert tuning.finish(90) == 130, tuning.said
+    finally:
+        tuning.destroy()
+    found = re.search(r"^ +(\S+ -m distributed_fmlp\.tune --resume .+)$", tuning.said, re.MULTILINE)
+    assert found is not None, tuning.said
+    return shlex.split(found[1])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_finished_sweep_goes_on_to_serve_the_model_it_chose(tmp_path: Path) -> None:
+def test_a_sweep_that_was_stopped_goes_on_as_it_says_and_then_serves_the_model_it_chose(
+    tmp_path: Path,
+) -> None:
     port = free_port()
-    tuning = command(tmp_path, SWEEP, port)
+    words = stopped_after_an_epoch(tmp_path, port)
+    assert words[3:] == ["--resume", "quick", "--quiet", "--serve", "--port", str(port)]
+    tuning = command_of_words(tmp_path, words)
     try:
         tuning.wait_for("Ctrl-C stops it")
         family = tuning.family()

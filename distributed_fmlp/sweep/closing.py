@@ -141,6 +141,7 @@ def _resume_command(sweep: Sweep) -> str:
         resume=sweep.info["name"],
         recorded=SweepOptions.from_json(sweep.info["options"]),
         python=provenance.python(),
+        serve_port=sweep.serve_port,
     )
 
 

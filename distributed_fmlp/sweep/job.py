@@ -58,6 +58,9 @@ class Sweep:
     scaling: Scaling
     info: dict[str, Any]  # run.json
     trials: list[TrialRecord]
+    serve_port: int | None = (
+        None  # where the command goes on to serve; not the run's, but to repeat
+    )
 
     @property
     def pending(self) -> list[TrialRecord]:

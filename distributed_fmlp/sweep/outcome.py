@@ -70,6 +70,18 @@ def known_trials(storage: Storage, run_id: str, trials: list[TrialRecord]) -> li
     return found
 
 
+def lost_epochs(told: list[TrialRecord], known: list[TrialRecord]) -> dict[str, int]:
+    """Trials whose records have come further than their checkpoints, with the epoch they go on at.
+
+    A record is written after its checkpoint: where it says more, the checkpoint has been lost.
+    """
+    return {
+        now.trial_id: len(now.epochs) + 1
+        for was, now in zip(told, known, strict=True)
+        if len(now.epochs) < len(was.epochs)
+    }
+
+
 def _as_told(record: TrialRecord, told: TrialRecord, *ends: str) -> TrialRecord:
     """A trial that has no end of its own yet, with the end that is told of it, if one of `ends`."""
     if record.status == "running" and told.status in ends:

@@ -6,8 +6,10 @@ import contextlib
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -15,9 +17,10 @@ import filelock
 
 from distributed_fmlp import provenance
 from distributed_fmlp.errors import ClusterError, OptionError, RunError, StorageError
-from distributed_fmlp.options import Request, resumed_options
+from distributed_fmlp.options import Request, SweepOptions, resumed_options
 from distributed_fmlp.ray_session import diverted_output, ray_session
-from distributed_fmlp.run_directory import load_run
+from distributed_fmlp.records import TrialRecord
+from distributed_fmlp.run_directory import Run, load_run
 from distributed_fmlp.sweep import closing, resources
 from distributed_fmlp.sweep.autoscaling import PATIENCE_SECONDS, ask_for_nodes
 from distributed_fmlp.sweep.checkpoints import attempts, scratch_directory
@@ -28,7 +31,7 @@ from distributed_fmlp.sweep.job import (
     recorded_options,
     resumed_sweep,
 )
-from distributed_fmlp.sweep.outcome import known_trials
+from distributed_fmlp.sweep.outcome import known_trials, lost_epochs
 from distributed_fmlp.sweep.progress import show_progress
 from distributed_fmlp.sweep.reach import check_every_node
 from distributed_fmlp.sweep.storage import worker_environment
@@ -41,32 +44,55 @@ def run_sweep(request: Request) -> tuple[int, Path]:
     """
     _stop_on_sigterm()
     if request.resume is None:
-        sweep = new_sweep(request.options)
+        sweep = replace(new_sweep(request.options), serve_port=request.serve_port)
         with _run_directory(sweep.path, new=True) as directory:
             return _attempt(sweep, directory, new=True), sweep.path
     path = Path(request.options.results).expanduser() / request.resume
-    load_run(path)  # says what is no run before a lock is put into it
+    # Looked at before a lock is put into it: what is no run, or has ended, is left as it is.
+    run, options = _resumable(path, request)
+    if _has_ended(run):
+        return _nothing_to_resume(run), path
     with _run_directory(path, new=False) as directory:
         # Read again: whoever held the lock until now may have finished the run.
-        run = load_run(path)
-        recorded = recorded_options(run)
-        options = resumed_options(request, recorded, run.info.get("resources", {}))
-        status = run.info["status"]
-        if status in ("finished", "failed") and all(map(is_settled, run.trials)):
-            print(f"Run {run.info['name']} is {status}: there is nothing to resume, and nothing "
-                  f"was changed. It is in {run.path}")  # fmt: skip
-            return (0 if status == "finished" else closing.EXIT_FAILED), run.path
+        run, options = _resumable(path, request)
+        if _has_ended(run):
+            return _nothing_to_resume(run), path
         try:
-            return _attempt(resumed_sweep(run, options), directory, new=False), run.path
+            sweep = replace(resumed_sweep(run, options), serve_port=request.serve_port)
+            return _attempt(sweep, directory, new=False), path
         except KeyboardInterrupt:
             command = options.command(
-                resume=request.resume, recorded=recorded, python=provenance.python()
+                resume=request.resume,
+                recorded=recorded_options(run),
+                python=provenance.python(),
+                serve_port=request.serve_port,
             )
             print(
                 "Stopped before training went on; what was kept is unchanged. To go on:\n"
                 f"  {command}"
             )
-            return closing.EXIT_INTERRUPTED, run.path
+            return closing.EXIT_INTERRUPTED, path
+
+
+def _resumable(path: Path, request: Request) -> tuple[Run, SweepOptions]:
+    """A run that is there, and its options with what the command says anew."""
+    run = load_run(path)
+    resources = run.info.get("resources", {})
+    return run, resumed_options(request, recorded_options(run), resources)
+
+
+def _has_ended(run: Run) -> bool:
+    """Whether everything is trained and written down."""
+    return run.info["status"] in ("finished", "failed") and all(map(is_settled, run.trials))
+
+
+def _nothing_to_resume(run: Run) -> int:
+    status = run.info["status"]
+    print(
+        f"Run {run.info['name']} is {status}: there is nothing to resume, and nothing was changed. "
+        f"It is in {run.path}"
+    )
+    return 0 if status == "finished" else closing.EXIT_FAILED
 
 
 def _stop_on_sigterm() -> None:
@@ -143,7 +169,9 @@ def _attempt(sweep: Sweep, directory: _RunDirectory, *, new: bool) -> int:
         )
     log = sweep.path / "logs" / "ray.log"
     started = time.monotonic()
-    sweep.trials = known_trials(sweep.storage, sweep.info["run_id"], sweep.trials)
+    known = known_trials(sweep.storage, sweep.info["run_id"], sweep.trials)
+    _tell_of_lost_epochs(sweep, known)
+    sweep.trials = known
     with _scratch(sweep.info["run_id"]), diverted_output(log) as out:
         try:
             if sweep.pending:
@@ -156,6 +184,28 @@ def _attempt(sweep: Sweep, directory: _RunDirectory, *, new: bool) -> int:
             sweep.info["seconds"] = round(sweep.info["seconds"] + time.monotonic() - started, 3)
             unended = [trial for trial in sweep.pending if trial.status != "failed"]
             return closing.stop(sweep, out) if unended else closing.finish(sweep, out)
+
+
+def _tell_of_lost_epochs(sweep: Sweep, known: list[TrialRecord]) -> None:
+    """Say which trials had come further than their checkpoints now tell.
+
+    Raises `StorageError` where no checkpoint at all is left: more likely than lost, they are
+    somewhere that isn't reached now, such as a disk that isn't mounted.
+    """
+    lost = lost_epochs(sweep.trials, known)
+    if not lost:
+        return
+    if not attempts(sweep.storage):
+        raise StorageError(
+            f"the checkpoints of run {sweep.info['name']} are gone from {sweep.storage.shown}: "
+            "bring them back (is its disk or share mounted?), or start a new run"
+        )
+    trials = ", ".join(f"{trial} (from epoch {first})" for trial, first in lost.items())
+    print(
+        f"note: checkpoints are gone from {sweep.storage.shown} or damaged; trained again, to the "
+        f"same weights: {trials}",
+        file=sys.stderr,
+    )
 
 
 def _train(sweep: Sweep, directory: _RunDirectory, out: TextIO, log: Path) -> None:

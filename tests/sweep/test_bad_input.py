@@ -310,6 +310,21 @@ def test_a_run_json_that_was_cut_short_is_named_by_the_command(
     assert "run.json is damaged" in refused(desk, "--resume", "run")
 
 
+def test_a_run_whose_checkpoints_are_all_gone_is_not_trained_again_without_a_word(
+    desk: Desk, reference: Reference
+) -> None:
+    run = desk.results / "run"
+    shutil.copytree(reference.run, run)
+    shutil.rmtree(run / "tune")
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**info, "name": "run", "status": "stopped"}))
+    trial = run / "trials" / "lr_0.01_seed_1" / "trial.json"
+    trial.write_text(json.dumps({**json.loads(trial.read_text()), "status": "running"}))
+    line = refused(desk, "--resume", "run")
+    assert f"the checkpoints of run run are gone from {run / 'tune'}" in line
+    assert "mounted" in line
+
+
 def test_a_run_with_other_data_than_it_was_started_with_is_refused(
     desk: Desk, stopped_run: Path
 ) -> None:

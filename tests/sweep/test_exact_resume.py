@@ -158,7 +158,11 @@ def test_ctrl_c_and_sigterm_stop_cleanly_and_the_printed_command_goes_on(
     with found[-1].open("r+b") as file:
         file.truncate(found[-1].stat().st_size // 2)
 
-    finish_well(desk.start_words(printed_command(stopped)))
+    done = desk.start_words(printed_command(stopped)).finish()
+    assert done.status == 0, done
+    note = r"note: checkpoints are gone from .+: lr_0.01_seed_0 \(from epoch \d+\)\n"
+    assert re.fullmatch(note, done.err), done  # and of no other trial
+    assert_no_line_twice(done)
     assert outcomes(place / "d") == ["stopped", "stopped", "finished"]
     assert_same_bits(place / "d", reference)
 

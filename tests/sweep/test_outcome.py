@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ from distributed_fmlp.records import EpochRecord, TestRecord, TrialRecord
 from distributed_fmlp.run_directory import load_predictions
 from distributed_fmlp.sweep.checkpoints import write_state
 from distributed_fmlp.sweep.job import is_settled
-from distributed_fmlp.sweep.outcome import best_weights, compile_trials, known_trials
+from distributed_fmlp.sweep.outcome import (
+    best_weights,
+    compile_trials,
+    known_trials,
+    lost_epochs,
+)
 from distributed_fmlp.sweep.storage import Storage, open_storage
 from distributed_fmlp.training import TrialState
 
@@ -100,6 +106,13 @@ def test_a_finished_trial_whose_checkpoint_was_damaged_is_not_finished(
     record = known(storage)
     assert not is_settled(record)
     assert len(record.epochs) == older
+
+
+def test_epochs_whose_checkpoints_are_lost_are_named_and_no_others(storage: Storage) -> None:
+    save(storage, 2)
+    for recorded, lost in ((0, {}), (2, {}), (3, {TRIAL.trial_id: 3})):
+        told = replace(TRIAL, epochs=[row(each) for each in range(1, recorded + 1)])
+        assert lost_epochs([told], [known(storage)]) == lost
 
 
 def test_compiling_writes_records_and_predictions_from_the_checkpoint(
