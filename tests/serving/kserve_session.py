@@ -1,6 +1,7 @@
 """Run by an interpreter that has the KServe SDK: asks a service on a port, prints what came back.
 
-The SDK's own requirements don't agree with Ray's, so it can't live in the same environment.
+The SDK's own requirements don't agree with this project's, so it lives in another environment; see
+kserve.txt.
 """
 
 from __future__ import annotations

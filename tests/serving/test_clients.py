@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,6 +13,7 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException
 
 from distributed_fmlp.serving.protocol import OUTPUTS
+from tests.serving.kserve_sdk import IMAGES, check_kserve, kserve_answers
 from tests.serving.stand_in_engine import (
     CLASS_NAMES,
     MODEL,
@@ -26,8 +22,6 @@ from tests.serving.stand_in_engine import (
     listening,
     service,
 )
-
-IMAGES = np.arange(2 * 784, dtype=np.uint8).reshape(2, 784)  # what kserve_session.py sends
 
 
 @pytest.fixture(scope="module")
@@ -100,33 +94,8 @@ def test_triton_is_told_what_was_wrong(triton: InferenceServerClient) -> None:
         triton.infer("fmlp", [tensor], model_version="old")
 
 
-def _kserve_python() -> str | None:
-    """The interpreter that has the KServe SDK: this one, or the one that a variable names."""
-    if importlib.util.find_spec("kserve"):
-        return sys.executable
-    return os.environ.get("FMLP_KSERVE_PYTHON")
-
-
 def test_the_kserve_sdk_works(port: int) -> None:
-    python = _kserve_python()
-    if python is None:
-        pytest.skip("no KServe SDK here; FMLP_KSERVE_PYTHON may name an interpreter that has it")
-    script = Path(__file__).with_name("kserve_session.py")
-    ran = subprocess.run(
-        [python, str(script), f"http://127.0.0.1:{port}"],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    _check_kserve(json.loads(ran.stdout.splitlines()[-1]))
-
-
-def _check_kserve(found: dict[str, Any]) -> None:
-    assert (found["live"], found["ready"], found["model ready"]) == (True, True, True)
-    for form in ("json", "binary"):
-        outputs = found[form]  # the SDK drops the version
-        assert np.allclose(outputs["probabilities"], expected(IMAGES), atol=1e-6)
-        assert outputs["label"] == expected(IMAGES).argmax(1).tolist()
-    assert "inputs" in found["refused"] and "400" in found["refused"]
+    check_kserve(kserve_answers(f"http://127.0.0.1:{port}"), expected(IMAGES))
 
 
 def test_requests_as_the_kserve_sdk_writes_them_are_answered(port: int) -> None:
