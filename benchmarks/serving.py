@@ -36,7 +36,7 @@ from serving_servers import (
     python_of,
     running,
 )
-from serving_soak import MemoryWatch, growth_mib
+from serving_soak import MemoryWatch, growth_mib, growth_mib_by_role
 from serving_table import (
     CONNECTIONS,
     load_figures,
@@ -107,11 +107,11 @@ def soak(bench: Bench, seconds: float) -> dict[str, Any]:
         run_wrk(up.url + form.path, 64, seconds, bodies, form.headers)
         with MemoryWatch(up.pid) as watch:
             load = run_wrk(up.url + form.path, 64, seconds, bodies, form.headers)
-        growth = growth_mib(watch.samples)
         return {
             "load": load.to_json(),
-            "growth_mib": sum(growth.values()),
-            "growth_mib_by_role": growth,
+            "growth_mib": growth_mib(watch.samples),
+            "growth_mib_by_role": growth_mib_by_role(watch.samples),
+            "processes": max((each["processes"] for each in watch.samples), default=0),
             "samples": watch.samples,
         }
 
@@ -200,7 +200,9 @@ def run(given: argparse.Namespace) -> int:
             "failed": failed,
             "limits": limits,
             "servers": measured,
-            "soak": soaked,
+            # Growth is among the figures, where it may be unknown.
+            "soak": soaked
+            and {name: each for name, each in soaked.items() if not name.startswith("growth")},
         },
     )
     _print(loads, figures, machine, versions, given.seconds, provenance.now())

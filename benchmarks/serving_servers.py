@@ -64,6 +64,14 @@ def _service(python: str, port: int, bundle: Path, scratch: Path) -> list[str]:
     return [python, "-m", "distributed_fmlp.serve", str(bundle), "--port", str(port)]
 
 
+def _with_serve_batch(wait_ms: float) -> Callable[[str, int, Path, Path], list[str]]:
+    def command(python: str, port: int, bundle: Path, scratch: Path) -> list[str]:
+        script = str(HERE / "serving_serve_batch.py")
+        return [python, script, str(wait_ms), str(bundle), "--port", str(port)]
+
+    return command
+
+
 def _raw(images: Pixels) -> bytes:
     return images.tobytes()
 
@@ -133,6 +141,16 @@ _PLAIN = {
     "json": Form("/json", _AS_JSON, _json("instances"), _predictions),
     "many": Form("/binary", _OCTETS, _raw, _floats),
 }
+_OWN = {
+    "raw": Form("/predict", _OCTETS, _raw, _predictions),
+    "json": Form("/predict", _AS_JSON, _json("instances"), _predictions),
+    "many": Form(
+        "/v2/models/fmlp/infer",
+        {**_OCTETS, "Inference-Header-Content-Length": str(len(_v2_head(MANY)))},
+        _v2_binary,
+        _from_v2_binary,
+    ),
+}
 SERVERS = {
     server.name: server
     # Those that are compared closest are measured one right after the other.
@@ -141,17 +159,10 @@ SERVERS = {
             OURS,
             "this service",
             _service,
-            {
-                "raw": Form("/predict", _OCTETS, _raw, _predictions),
-                "json": Form("/predict", _AS_JSON, _json("instances"), _predictions),
-                "many": Form(
-                    "/v2/models/fmlp/infer",
-                    {**_OCTETS, "Inference-Header-Content-Length": str(len(_v2_head(MANY)))},
-                    _v2_binary,
-                    _from_v2_binary,
-                ),
-            },
+            _OWN,
         ),
+        Server("serve_batch", "  with @serve.batch, 2 ms", _with_serve_batch(2.0), _OWN),
+        Server("serve_batch_0", "  with @serve.batch, no wait", _with_serve_batch(0.0), _OWN),
         Server("fastapi", "FastAPI, uvicorn", _script("serving_fastapi.py"), _PLAIN),
         Server("ray", "Ray Serve, defaults", _script("serving_ray_defaults.py"), _PLAIN),
         Server(

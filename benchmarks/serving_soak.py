@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
 import statistics
 import threading
 import time
@@ -11,8 +14,9 @@ from typing import Any
 import psutil
 
 MIB = 1 << 20
+FEWEST_SAMPLES = 16  # fewer don't tell growth from chance
 _EVERY_SECONDS = 1.0
-# How a process' first command word ends, and what it is.
+# How a process' first command word ends, and what it is; what is none of these goes by its name.
 _ROLES = {
     "ray::ServeReplica:fmlp:fmlp": "replica",
     "ray::ServeReplica:fmlp:coordinator": "coordinator",
@@ -24,9 +28,14 @@ _ROLES = {
 
 
 class MemoryWatch:
-    """Samples RSS and USS (pages of the process alone) of a service's processes in a thread."""
+    """Samples the memory of all of a service's processes in a thread.
+
+    It is their PSS: what a page takes is shared out among the processes that have it, so the sum is
+    what all take together.
+    """
 
     def __init__(self, pid: int) -> None:
+        """`pid` is the command's, which leads a session of its own."""
         self._pid = pid
         self._began = time.perf_counter()
         self._stop = threading.Event()
@@ -43,46 +52,57 @@ class MemoryWatch:
 
     def _watch(self) -> None:
         while not self._stop.wait(_EVERY_SECONDS):
-            roles: dict[str, dict[str, float]] = {}
-            for role, process in processes_of(self._pid):  # HAProxy is started anew at times
-                try:
-                    memory = process.memory_full_info()
-                except psutil.Error:
-                    continue
-                sums = roles.setdefault(role, {"rss_mib": 0.0, "uss_mib": 0.0})
-                sums["rss_mib"] += memory.rss / MIB
-                sums["uss_mib"] += memory.uss / MIB
-            self.samples.append({"seconds": time.perf_counter() - self._began, "roles": roles})
+            roles: dict[str, float] = {}
+            count = 0
+            for process in processes_of(self._pid):
+                with contextlib.suppress(psutil.Error, OSError):  # some end meanwhile
+                    role, memory = role_of(process), process.memory_full_info().pss / MIB
+                    roles[role] = roles.get(role, 0.0) + memory
+                    count += 1
+            seconds = time.perf_counter() - self._began
+            self.samples.append({"seconds": seconds, "processes": count, "pss_mib": roles})
 
 
-def processes_of(pid: int) -> list[tuple[str, psutil.Process]]:
-    """The processes of a service below its command's, each with what it is."""
-    found = []
-    for process in psutil.Process(pid).children(recursive=True):
-        try:
-            words = process.cmdline()
-        except psutil.Error:
-            continue
-        for end, role in _ROLES.items():
-            # Ray adds the method that runs: ray::ServeReplica:fmlp:fmlp.method
-            if words and (words[0].endswith(end) or words[0].startswith(f"{end}.")):
-                found.append((role, process))
-                break
-    return found
+def processes_of(pid: int) -> list[psutil.Process]:
+    """A command's process, all that came of it, and all in its session, whoever their parent is."""
+    leader = psutil.Process(pid)
+    found = {each.pid: each for each in (leader, *leader.children(recursive=True))}
+    for each in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if os.getsid(each.pid) == pid:
+                found[each.pid] = each
+    return list(found.values())
 
 
-def growth_mib(samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """How much own memory each role gained (MiB), from the second quarter's median to the last's.
+def role_of(process: psutil.Process) -> str:
+    """What a process of the service is."""
+    words = process.cmdline()
+    for end, role in _ROLES.items():
+        # Ray adds the method that runs: ray::ServeReplica:fmlp:fmlp.method
+        if words and (words[0].endswith(end) or words[0].startswith(f"{end}.")):
+            return role
+    return process.name()
 
-    The first quarter is left out: buffers and caches fill up to the load once.
+
+def growth_mib(samples: Sequence[Mapping[str, Any]]) -> float:
+    """By how much all processes together grew (MiB); NaN when too few samples were taken.
+
+    From the second quarter's median to the last's: in the first, buffers and caches fill up to the
+    load once.
     """
-    quarter = len(samples) // 4
-    if quarter < 1:
-        return {}
-    early, late = samples[quarter : 2 * quarter], samples[-quarter:]
+    return _growth([sum(sample["pss_mib"].values()) for sample in samples])
 
-    def median(part: Sequence[Mapping[str, Any]], role: str) -> float:
-        return statistics.median(sample["roles"][role]["uss_mib"] for sample in part)
 
-    roles = set.intersection(*(set(sample["roles"]) for sample in (*early, *late)))
-    return {role: median(late, role) - median(early, role) for role in sorted(roles)}
+def growth_mib_by_role(samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The same of each kind of process; one that isn't there counts as nothing."""
+    roles = sorted({role for sample in samples for role in sample["pss_mib"]})
+    return {
+        role: _growth([sample["pss_mib"].get(role, 0.0) for sample in samples]) for role in roles
+    }
+
+
+def _growth(values: Sequence[float]) -> float:
+    if len(values) < FEWEST_SAMPLES:
+        return math.nan
+    quarter = len(values) // 4
+    return statistics.median(values[-quarter:]) - statistics.median(values[quarter : 2 * quarter])

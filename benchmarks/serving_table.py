@@ -73,6 +73,11 @@ def load_figures(loads: Loads, ours: str, limits: Mapping[str, float] | None) ->
     if mine and ray:
         what = "raw, 64 connections: this service ÷ Ray Serve, defaults"
         figures.append(Figure(what, mine[rate] / ray[rate], "x", TIMES_RAY, at_least=True))
+    for name, wait in (("serve_batch", "2 ms"), ("serve_batch_0", "no wait")):
+        theirs = _load(loads, name, "raw", 64)
+        if mine and theirs:
+            what = f"raw, 64 connections: with @serve.batch ({wait}) ÷ this service"
+            figures.append(Figure(what, theirs[rate] / mine[rate], "x"))
     json = _load(loads, ours, "json", 64)
     for rival, times in TIMES_JSON.items():
         theirs = _load(loads, rival, "json", 64)
@@ -123,7 +128,8 @@ def soak_figures(soak: Mapping[str, Any]) -> list[Figure]:
     figures = [
         Figure(f"soak of {load['seconds']:.0f} s: requests/s", load["requests_per_second"]),
         Figure("  failed requests", load["socket_errors"] + load["status_errors"], "", 0),
-        Figure("  all processes, own memory: growth", soak["growth_mib"], "MiB", GROWTH_MIB),
+        Figure("  all processes, Ray's too: growth", soak["growth_mib"], "MiB", GROWTH_MIB),
+        Figure("  processes", soak["processes"]),
     ]
     for role, growth in soak["growth_mib_by_role"].items():
         figures.append(Figure(f"    {role}", growth, "MiB"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ class Figure:
     """One measured value; `bar` is what it is to reach, None where nothing is asked."""
 
     what: str
-    value: float
+    value: float  # NaN: not known
     unit: str = ""
     bar: float | None = None
     at_least: bool = False  # else at most
@@ -33,15 +34,15 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the bar is reached; None without one."""
-        if self.bar is None:
+        """Whether the bar is reached; None without one, or when the value isn't known."""
+        if self.bar is None or math.isnan(self.value):
             return None
         return self.value >= self.bar if self.at_least else self.value <= self.bar
 
     def to_json(self) -> dict[str, Any]:
         return {
             "what": self.what,
-            "value": self.value,
+            "value": None if math.isnan(self.value) else self.value,
             "unit": self.unit,
             "spread": self.spread,
             "bar": self.bar,
@@ -249,7 +250,7 @@ def render(figures: Sequence[Figure]) -> str:
         bar = "" if figure.bar is None else _number(figure.bar, figure.unit)
         if bar:
             bar = f"{'≥' if figure.at_least else '≤'} {bar}"
-        verdict = {True: "met", False: "not met", None: ""}[figure.met]
+        verdict = {True: "met", False: "not met", None: "not known" if bar else ""}[figure.met]
         rows.append((figure.what, _number(figure.value, figure.unit), low_high, bar, verdict))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join(
@@ -273,5 +274,7 @@ def _column(part: Mapping[str, Any], key: str) -> list[list[float]]:
 def _number(value: float, unit: str) -> str:
     if isinstance(value, int) and not unit:
         return str(value)
+    if math.isnan(value):
+        return "?"
     places = {"": 3, "x": 2, "ms": 2}.get(unit, 1)
     return f"{value:.{places}f} {unit}".rstrip()

@@ -49,6 +49,7 @@ class Bundle:
     path: Path
     manifest: Mapping[str, Any]
     weights: Mapping[str, Tensor]
+    called: str = "the bundle"  # how errors name it
 
     @property
     def architecture(self) -> Architecture:
@@ -134,38 +135,39 @@ def write_bundle(path: Path, weights: Mapping[str, Tensor], manifest: Mapping[st
     return load_bundle(path)
 
 
-def load_bundle(path: Path) -> Bundle:
-    """Read and verify a bundle.
+def load_bundle(path: Path, called: str | None = None) -> Bundle:
+    """Read and verify a bundle; `called` is how errors name it, in place of its path.
 
     Raises `BundleError` when anything in it is missing, damaged or not what the manifest says.
     """
-    manifest = _read_manifest(path)
+    called = called or f"bundle {path}"
+    manifest = _read_manifest(path, called)
     file = path / WEIGHTS_FILE
     try:
         said_sha256, said_bytes = manifest["weights"]["sha256"], manifest["weights"]["bytes"]
         if file.stat().st_size != said_bytes or said_bytes > _MAX_WEIGHTS_BYTES:
             raise _damaged(
-                path, f"{WEIGHTS_FILE} has {file.stat().st_size} bytes, not {said_bytes}"
+                called, f"{WEIGHTS_FILE} has {file.stat().st_size} bytes, not {said_bytes}"
             )
         content = file.read_bytes()
     except (KeyError, TypeError) as error:
-        raise _damaged(path, f"{MANIFEST_FILE} doesn't describe its weights") from error
+        raise _damaged(called, f"{MANIFEST_FILE} doesn't describe its weights") from error
     except OSError as error:
-        raise _damaged(path, f"{WEIGHTS_FILE} can't be read ({error.strerror})") from error
+        raise _damaged(called, f"{WEIGHTS_FILE} can't be read ({error.strerror})") from error
     if hashlib.sha256(content).hexdigest() != said_sha256:
-        raise _damaged(path, f"{WEIGHTS_FILE} doesn't have the SHA-256 that the manifest gives")
+        raise _damaged(called, f"{WEIGHTS_FILE} doesn't have the SHA-256 that the manifest gives")
     try:
         weights = safetensors.torch.load(content)
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise _damaged(path, f"{WEIGHTS_FILE} is no safetensors file") from error
-    bundle = Bundle(path, manifest, weights)
+        raise _damaged(called, f"{WEIGHTS_FILE} is no safetensors file") from error
+    bundle = Bundle(path, manifest, weights, called)
     _check_model(bundle)
     return bundle
 
 
 def _check_model(bundle: Bundle) -> None:
     """The weights fit the architecture, and the model gives the recorded logits."""
-    path, manifest = bundle.path, bundle.manifest
+    called, manifest = bundle.called, bundle.manifest
     try:
         architecture, scaling = bundle.architecture, bundle.scaling
         expected = np.array(manifest["probe"]["logits"], dtype=np.float32)
@@ -178,49 +180,51 @@ def _check_model(bundle: Bundle) -> None:
         scaling_fits = np.isfinite(scaling.mean) and np.isfinite(scaling.std) and scaling.std > 0
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _damaged(
-            path, f"{MANIFEST_FILE} lacks a part or has a wrong one ({error})"
+            called, f"{MANIFEST_FILE} lacks a part or has a wrong one ({error})"
         ) from error
     if not names_fit or not scaling_fits:
-        raise _damaged(path, f"{MANIFEST_FILE}: class names or scaling don't fit the network")
+        raise _damaged(called, f"{MANIFEST_FILE}: class names or scaling don't fit the network")
     sizes = [architecture.input, *architecture.hidden, architecture.output]
     matrices = [value.shape for value in bundle.weights.values() if value.dim() == 2]
     # Compared before a model is built, so that a manifest can't ask for any amount of memory.
     if sorted(matrices) != sorted(zip(sizes[1:], sizes[:-1], strict=True)):
-        raise _damaged(path, "the weights don't have the shapes of the manifest's architecture")
+        raise _damaged(called, "the weights don't have the shapes of the manifest's architecture")
     try:
         if not all(bool(torch.isfinite(value).all()) for value in bundle.weights.values()):
-            raise _damaged(path, "the weights contain numbers that aren't finite")
+            raise _damaged(called, "the weights contain numbers that aren't finite")
         model = bundle.build()
     except RuntimeError as error:
-        raise _damaged(path, "the weights don't fit the manifest's architecture") from error
+        raise _damaged(called, "the weights don't fit the manifest's architecture") from error
     actual = probe_logits(model, scaling)
     if expected.shape != actual.shape:
-        raise _damaged(path, f"the probe has logits of shape {expected.shape}, not {actual.shape}")
+        raise _damaged(
+            called, f"the probe has logits of shape {expected.shape}, not {actual.shape}"
+        )
     worst = float(np.abs(actual - expected).max())
     if not worst <= PROBE_TOLERANCE:
         raise _damaged(
-            path, f"the model's logits differ from the recorded ones by {worst:.2g} on the probe"
+            called, f"the model's logits differ from the recorded ones by {worst:.2g} on the probe"
         )
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def _read_manifest(path: Path, called: str) -> dict[str, Any]:
     file = path / MANIFEST_FILE
     try:
         if file.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise _damaged(path, f"{MANIFEST_FILE} is over {_MAX_MANIFEST_BYTES} bytes")
+            raise _damaged(called, f"{MANIFEST_FILE} is over {_MAX_MANIFEST_BYTES} bytes")
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise BundleError(
-            f"{path} is no bundle: {MANIFEST_FILE} can't be read ({error.strerror}); "
+            f"{called} is refused: {MANIFEST_FILE} can't be read ({error.strerror}); "
             "name a bundle directory, or a run that has finished"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"{MANIFEST_FILE} is not JSON") from error
+        raise _damaged(called, f"{MANIFEST_FILE} is not JSON") from error
     if not isinstance(manifest, dict) or manifest.get("name") != MODEL_NAME:
-        raise _damaged(path, f"{MANIFEST_FILE} is not the manifest of a {MODEL_NAME} bundle")
+        raise _damaged(called, f"{MANIFEST_FILE} is not the manifest of a {MODEL_NAME} bundle")
     if manifest.get("format_version") != FORMAT_VERSION:
         raise BundleError(
-            f"bundle {path} has format version {manifest.get('format_version')!r} and this program "
+            f"{called} has format version {manifest.get('format_version')!r} and this program "
             f"reads {FORMAT_VERSION}: use the version of distributed_fmlp that wrote it"
         )
     return manifest
@@ -232,8 +236,8 @@ def _build(architecture: Architecture, weights: Mapping[str, Tensor]) -> FMLP:
     return model.eval()
 
 
-def _damaged(path: Path, what: str) -> BundleError:
-    return BundleError(f"bundle {path} is refused: {what}; make it again from its run")
+def _damaged(called: str, what: str) -> BundleError:
+    return BundleError(f"{called} is refused: {what}; make it again from its run")
 
 
 def _write_synced(path: Path, content: bytes) -> None:

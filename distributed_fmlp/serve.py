@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import math
 import sys
 from collections.abc import Sequence
@@ -95,11 +94,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             return run_command(words[0], asked)
         options = build_parser().parse_args(words)
+        from distributed_fmlp.serving.loopback import is_loopback
         from distributed_fmlp.serving.settings import read_token
 
         # Read in any case: a token that can't be used is no reason to serve without one.
         has_token = read_token(options.token_file) is not None
-        if not (_is_loopback(options.host) or has_token or options.insecure):
+        if not (is_loopback(options.host) or has_token or options.insecure):
             raise OptionError(
                 f"--host {options.host} lets other machines in, and there is no token: set "
                 "FMLP_API_TOKEN or --token-file, or say --insecure"
@@ -113,13 +113,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped before it served.", file=sys.stderr)
         return 130
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _port(text: str) -> int:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -158,14 +159,64 @@ def test_the_table_has_a_row_for_each_load_and_shows_errors(bench: Any) -> None:
     assert shown[4].split() == ["this", "service", "16", "10", "2,560", "1.00", "5.0", "0"]
 
 
-def test_growth_is_what_comes_after_the_first_quarter(bench: Any) -> None:
-    def samples(*values: float) -> list[dict[str, Any]]:
-        return [{"roles": {"replica": {"uss_mib": value}}} for value in values]
+def samples(*replica: float, other: float = 7.0) -> list[dict[str, Any]]:
+    return [{"processes": 2, "pss_mib": {"replica": each, "raylet": other}} for each in replica]
 
-    growth = bench.serving_soak.growth_mib
-    assert growth(samples(100, 150, 200, 200, 200, 200, 200, 200)) == {"replica": 0.0}
-    assert growth(samples(1, 2, 3, 4, 5, 6, 7, 8)) == {"replica": 4.0}
-    assert growth(samples(1, 2)) == {}
+
+def test_growth_is_what_comes_after_the_first_quarter_in_all_processes(bench: Any) -> None:
+    soak = bench.serving_soak
+    level = samples(100, 120, 150, 180, *[200] * 12)
+    assert soak.growth_mib(level) == 0
+    rising = samples(*range(16))
+    assert soak.growth_mib(rising) == 8
+    assert soak.growth_mib_by_role(rising) == {"raylet": 0, "replica": 8}
+    for sample in rising[8:]:
+        sample["pss_mib"]["new"] = 3.0
+    assert soak.growth_mib(rising) == 11  # a process that appears is growth too
+    assert soak.growth_mib_by_role(rising)["new"] == 3
+
+
+def test_too_few_samples_are_never_a_bar_that_is_met(bench: Any) -> None:
+    few = samples(*[200] * (bench.serving_soak.FEWEST_SAMPLES - 1))
+    figures = bench.serving_table.soak_figures(
+        {
+            "load": {"seconds": 5, "socket_errors": 0, "status_errors": 0} | load(1000),
+            "growth_mib": bench.serving_soak.growth_mib(few),
+            "growth_mib_by_role": bench.serving_soak.growth_mib_by_role(few),
+            "processes": 2,
+        }
+    )
+    (growth,) = [figure for figure in figures if "growth" in figure.what]
+    assert growth.met is None and growth.to_json()["value"] is None
+    (line,) = [row for row in bench.training_table.render(figures).splitlines() if "growth" in row]
+    assert line.endswith("not known") and "?" in line
+    assert json.loads(json.dumps([figure.to_json() for figure in figures], allow_nan=False))
+
+
+def test_all_of_a_commands_processes_are_counted(bench: Any) -> None:
+    """Its children and theirs; the session has those whose parent has ended."""
+    script = "sleep 60 & (sleep 61 & sleep 62) & wait"
+    command = subprocess.Popen(["bash", "-c", script], start_new_session=True)
+    try:
+        wanted = {"bash", "sleep 60", "sleep 61", "sleep 62"}
+        until = time.monotonic() + 10
+        while True:
+            found = bench.serving_soak.processes_of(command.pid)
+            said = {" ".join(each.cmdline()) for each in found}
+            if wanted - {"bash"} <= said:
+                break
+            assert time.monotonic() < until, said
+            time.sleep(0.05)
+        assert any(line.startswith("bash") for line in said)
+        with bench.serving_soak.MemoryWatch(command.pid) as watch:
+            time.sleep(2.5)
+        assert watch.samples and all(each["processes"] >= 4 for each in watch.samples)
+        assert {"bash", "sleep"} <= set(watch.samples[0]["pss_mib"])
+        assert all(value > 0 for value in watch.samples[0]["pss_mib"].values())
+    finally:
+        for each in bench.serving_soak.processes_of(command.pid):
+            each.kill()
+        command.wait()
 
 
 @pytest.mark.slow

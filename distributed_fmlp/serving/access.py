@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from distributed_fmlp.serving.errors import RequestError
 from distributed_fmlp.serving.exchange import Request
+from distributed_fmlp.serving.loopback import is_loopback
+
+
+def shows_token(request: Request, token: bytes) -> bool:
+    """Whether `Authorization: Bearer` carries the token (RFC 6750)."""
+    scheme, _, given = request.headers.get(b"authorization", b"").partition(b" ")
+    right = hmac.compare_digest(given.strip(), token)
+    return scheme.lower() == b"bearer" and right
 
 
 def check_token(request: Request, token: bytes) -> None:
-    """Raise `RequestError` 401 unless `Authorization: Bearer` carries the token (RFC 6750)."""
-    scheme, _, given = request.headers.get(b"authorization", b"").partition(b" ")
-    right = hmac.compare_digest(given.strip(), token)
-    if not (scheme.lower() == b"bearer" and right):
+    """Raise `RequestError` 401 unless the request shows the token."""
+    if not shows_token(request, token):
         raise RequestError(401, "this needs the header Authorization: Bearer with the right token")
+
+
+def check_local(is_local: bool) -> None:
+    """Raise `RequestError` 403 where others than this machine could ask, and show no token."""
+    if not is_local:
+        raise RequestError(
+            403,
+            "this service listens beyond loopback and asks for no token, so nobody may administer "
+            "it: start it with FMLP_API_TOKEN or a token file",
+        )
 
 
 def check_host(request: Request, allowed_hosts: Collection[str]) -> None:
@@ -26,7 +41,9 @@ def check_host(request: Request, allowed_hosts: Collection[str]) -> None:
     takes this service for the page's own origin, but sends the page's name as `Host`.
     """
     host = _host(request)
-    if host is None or not (_is_loopback(host) or host in allowed_hosts):
+    if host is None or not (
+        is_loopback(host) or host.endswith(".localhost") or host in allowed_hosts
+    ):
         raise RequestError(
             403, "without a token this is for loopback names and for hosts allowed by option"
         )
@@ -62,12 +79,3 @@ def _host(request: Request) -> str | None:
         return urlsplit(f"//{value}").hostname
     except ValueError:
         return None
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -13,6 +13,7 @@ from ray.serve import Application
 from distributed_fmlp.serving.bundle_place import find_bundle
 from distributed_fmlp.serving.coordinator import Pinned
 from distributed_fmlp.serving.coordinator_actor import CoordinatorActor
+from distributed_fmlp.serving.reach import check_reach, http_host
 from distributed_fmlp.serving.replica import Replica
 from distributed_fmlp.serving.settings import ServiceArguments, read_token
 
@@ -24,11 +25,13 @@ _REPORTS_AT_ONCE = 10_000  # every replica's report waits at the coordinator for
 def build_app(args: ServiceArguments) -> Application:
     """The service for a verified bundle.
 
-    Raises `UserError` when the bundle is refused, or there is none, or the token can't be used.
+    Raises `UserError` when the bundle is refused, or there is none, or the token can't be used or
+    is missing where other machines reach the service.
     """
     from distributed_fmlp.serving.model import open_model
 
-    read_token(args.token_file)
+    has_token = read_token(args.token_file) is not None
+    check_reach(http_host(), has_token=has_token, insecure=args.insecure)
     bundle = find_bundle(args.bundle, Path(args.results))
     return application(args, Pinned(bundle, open_model(bundle).served.sha256))
 
@@ -44,6 +47,8 @@ def application(args: ServiceArguments, deployed: Pinned) -> Application:
         # A report always waits here; there is nothing else to be finished.
         graceful_shutdown_wait_loop_s=0.2,
         graceful_shutdown_timeout_s=5,
+        # Replicas answer on without one only if the controller knows that it is gone.
+        health_check_period_s=1,
         # On the head of a cluster, as Serve's controller: a worker may be lost at any time.
         ray_actor_options={"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}},
     ).bind(deployed.bundle, deployed.sha256, REPLICA_NAME)

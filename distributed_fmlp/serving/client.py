@@ -10,8 +10,10 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from distributed_fmlp.errors import ClusterError
+from distributed_fmlp.serving.loopback import is_loopback
 from distributed_fmlp.serving.settings import read_token
 
 _SECONDS = 120.0  # a promotion loads and checks the model on every replica
@@ -27,20 +29,39 @@ def run_command(command: str, options: argparse.Namespace) -> int:
     elif command == "rollback":
         status, answer = _ask(options, "POST", "/admin/rollback", {})
     else:
-        from distributed_fmlp.serving.bundle_place import find_bundle
-
-        body: dict[str, Any] = {
-            "bundle": find_bundle(options.bundle, Path(options.results)),
-            "allowed_accuracy_drop": options.allowed_accuracy_drop / 100,
-        }
-        if options.data_dir is not None:
-            body["data_dir"] = str(Path(options.data_dir).absolute())
-        status, answer = _ask(options, "POST", "/admin/promote", body)
+        status, answer = _ask(options, "POST", "/admin/promote", promotion_order(options))
     if status != 200:
         print(f"refused ({status}): {answer.get('error', 'no reason given')}", file=sys.stderr)
         return 1
     _show(answer)
     return 0
+
+
+def promotion_order(options: argparse.Namespace) -> dict[str, Any]:
+    """The body of a promotion.
+
+    Names mean something to a service on this machine as they do here; one elsewhere has other
+    directories, so it is told what was typed and looks for itself.
+    """
+    order: dict[str, Any] = {"allowed_accuracy_drop": options.allowed_accuracy_drop / 100}
+    if _is_here(options.url):
+        from distributed_fmlp.serving.bundle_place import find_bundle
+
+        order["bundle"] = find_bundle(options.bundle, Path(options.results))
+        if options.data_dir is not None:
+            order["data_dir"] = str(Path(options.data_dir).absolute())
+    else:
+        order["bundle"] = options.bundle
+        if options.data_dir is not None:
+            order["data_dir"] = options.data_dir
+    return order
+
+
+def _is_here(url: str) -> bool:
+    try:
+        return is_loopback(urlsplit(url).hostname or "")
+    except ValueError:
+        return False
 
 
 def _ask(
@@ -83,6 +104,14 @@ def _show(answer: dict[str, Any]) -> None:
         f"seed {model['seed']}, epoch {model['epoch']}; "
         f"{100 * model['test_accuracy']:.2f} % test ({model['dataset']})"
     )
+    compared = answer.get("accuracy")
+    if compared is not None and compared["compared"]:
+        print(
+            f"Test accuracy compared: {100 * compared['promoted']:.2f} %, and "
+            f"{100 * compared['before']:.2f} % before"
+        )
+    elif compared is not None:
+        print(f"Test accuracy NOT compared: {compared['reason']}")
     print(f"A rollback brings back {answer['previous'] or 'nothing: nothing has been promoted'}")
     for replica in answer["replicas"]:
         print(f"Replica {replica['replica']} on {replica['node']} serves {replica['version']}")

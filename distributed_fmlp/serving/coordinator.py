@@ -2,7 +2,8 @@
 
 Replicas report to the coordinator and wait there for news. A candidate is first loaded and checked
 by every replica; only when all have it does the coordinator change over, and when one then doesn't
-follow, it changes back. Knows no model and no HTTP.
+follow, it changes back. A replica that isn't heard of is left out, and may not answer by then; see
+docs/serving.md. Knows no model and no HTTP.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from distributed_fmlp.serving.lease import SILENCE_SECONDS, clock
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +73,7 @@ class Patience:
     """Times in seconds."""
 
     news: float = 0.5  # how long a report waits for news before it is answered
-    silence: float = 4.0  # a replica not heard of for longer is gone, or cut off
+    silence: float = SILENCE_SECONDS  # a replica not heard of for longer is gone, or cut off
     prepare: float = 60.0
     follow: float = 10.0
     settle: float = 3.0  # how long a restarted coordinator waits to hear what is served
@@ -81,24 +83,30 @@ class Patience:
 class Coordinator:
     """One per service. Its state is rebuilt from the replicas' reports if it is restarted.
 
-    `restarted` says that replicas were there before it: no new one is told what to serve until one
-    of them has been heard.
+    `before` is how many replicas were there before it, when it is restarted: no new one is told
+    what to serve until one of them has been heard, and nothing is changed until all of them have,
+    or those that haven't may no longer answer.
     """
 
     orders: Orders
     patience: Patience = field(default_factory=Patience)
-    restarted: bool = False
+    before: int = 0
 
     def __post_init__(self) -> None:
         self._seen: dict[str, _Seen] = {}
         self._changed = asyncio.Event()
         self._promoting = asyncio.Lock()
         self._heard = asyncio.Event()
-        if not self.restarted:
+        self._began: float | None = None  # when it was first asked something
+        if not self.before:
             self._heard.set()
 
-    async def report(self, report: Report) -> Orders:
-        """Take a replica's report; answered when there is news for it, or after a short while."""
+    async def report(self, report: Report, wait: bool = True) -> Orders:
+        """Take a replica's report; answered when there is news for it, or after a short while.
+
+        Without `wait` it is answered at once.
+        """
+        self._begin()
         if report.serving.deployed != self.orders.deployed:
             # It belongs to a deployment of another bundle, which this one replaces: let it be.
             await asyncio.sleep(self.patience.news)
@@ -107,9 +115,9 @@ class Coordinator:
             # This coordinator has been restarted, and its replicas remember more than it does.
             self._order(replace(report.serving, candidate_id=None, candidate=None))
         self._heard.set()
-        self._seen[report.replica] = _Seen(report, time.monotonic())
+        self._seen[report.replica] = _Seen(report, clock())
         self._forget_the_lost()
-        if self._has_news_for(report):
+        if not wait or self._has_news_for(report):
             return self.orders
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), self.patience.news)
@@ -122,6 +130,7 @@ class Coordinator:
 
     async def current(self) -> Orders:
         """What to serve now."""
+        self._begin()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._heard.wait(), self.patience.settle)
         self._heard.set()
@@ -150,6 +159,7 @@ class Coordinator:
             return await self._change(last, tuple(rest))
 
     async def _change(self, candidate: Pinned, history: tuple[Pinned, ...]) -> Outcome:
+        await self._all_before_are_known()
         before = self.orders
         candidate_id = uuid.uuid4().hex
         known = set(self._lately())
@@ -184,7 +194,7 @@ class Coordinator:
         patience: float,
     ) -> Outcome | None:
         """Wait until `holds` for every replica; else say why not all have come."""
-        until = time.monotonic() + patience
+        until = clock() + patience
         while True:
             lately = self._lately()
             gone = known - set(self._seen)  # those that left in good order
@@ -199,14 +209,28 @@ class Coordinator:
                     return Outcome(reason, 422)
             if lately and all(holds(seen.report) for seen in lately.values()):
                 return None
-            if time.monotonic() > until:
+            if clock() > until:
                 return Outcome(
                     "not every replica was ready in time; the model was not changed", 503
                 )
             await asyncio.sleep(0.02)
 
+    def _begin(self) -> None:
+        if self._began is None:
+            self._began = clock()
+
+    async def _all_before_are_known(self) -> None:
+        """After a restart: wait until every replica was heard, or has been silent for too long.
+
+        They may all have answered on while there was no coordinator.
+        """
+        self._begin()
+        began = self._began or 0.0
+        while len(self._seen) < self.before and clock() - began < self.patience.silence:
+            await asyncio.sleep(0.02)
+
     def _lately(self) -> dict[str, _Seen]:
-        oldest = time.monotonic() - self.patience.silence
+        oldest = clock() - self.patience.silence
         return {name: seen for name, seen in self._seen.items() if seen.at >= oldest}
 
     def _has_news_for(self, report: Report) -> bool:
@@ -224,7 +248,7 @@ class Coordinator:
 
     def _forget_the_lost(self) -> None:
         """Forget replicas that have been silent for long."""
-        longest = time.monotonic() - 10 * self.patience.silence
+        longest = clock() - 10 * self.patience.silence
         for name in [name for name, seen in self._seen.items() if seen.at < longest]:
             del self._seen[name]
 

@@ -20,11 +20,13 @@ class CoordinatorActor(Coordinator):
         keep_replica_to_node_address()
         deployed = Pinned(bundle, sha256)
         app_name = serve.get_replica_context().app_name
-        restarted = await asyncio.to_thread(_replicas_run, app_name, replicas)
-        super().__init__(Orders(0, deployed, deployed), restarted=restarted)
+        before = await asyncio.to_thread(running_replicas, app_name, replicas)
+        super().__init__(Orders(0, deployed, deployed), before=before)
 
 
-def _replicas_run(app_name: str, name: str) -> bool:
-    """Whether replicas of this service run already, so that this is a restart."""
-    deployment = serve.status().applications[app_name].deployments.get(name)
-    return deployment is not None and "RUNNING" in deployment.replica_states
+def running_replicas(app_name: str, deployment: str) -> int:
+    """How many replicas of a deployment Serve's controller takes to run now."""
+    application = serve.status().applications.get(app_name)
+    found = application.deployments.get(deployment) if application else None
+    states = found.replica_states if found else {}
+    return sum(count for state, count in states.items() if state == "RUNNING")

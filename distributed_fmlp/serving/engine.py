@@ -64,9 +64,18 @@ class Answer:
 class PromotionRequest:
     """A bundle to serve from now on."""
 
-    bundle: str  # a directory or URI that every replica reaches
+    bundle: str  # a directory, URI or run that every replica reaches
     allowed_accuracy_drop: float = 0.0  # of the test accuracy, as a fraction
-    data_dir: str | None = None
+    data_dir: str | None = None  # as the service sees it; None: where it looks by itself
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Test accuracies (0 to 1) of the model before and the one promoted, or why there are none."""
+
+    before: float | None = None
+    promoted: float | None = None
+    reason: str | None = None  # why nothing was compared
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,7 @@ class ServiceStatus:
     ready: bool
     replicas: tuple[Mapping[str, Any], ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    accuracy: Comparison | None = None  # of the promotion just made
 
 
 class Engine(Protocol):
@@ -85,7 +95,7 @@ class Engine(Protocol):
 
     @property
     def model(self) -> ServedModel | None:
-        """The model that answers now; `None` until one is loaded and verified."""
+        """The model that answers now; `None` until one is verified, and while it may be stale."""
 
     async def predict(self, images: Images) -> Answer:
         """Probabilities for uint8 `[N, 784]` (0 to 255) or float32 `[N, 784]` (0 to 1).

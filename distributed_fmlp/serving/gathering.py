@@ -16,8 +16,8 @@ class Gatherer:
 
     Under load batches fill while the one before is computed. Where none is, a batch starts at once
     if it has as many requests as the last one, and waits for them otherwise, `wait_seconds` at
-    most: so a lone client never waits. Serve's queue, which costs each item more than its share of
-    the computing, then sees a batch as one item.
+    most: so a lone client never waits. `serve.batch` does the same with a fixed wait and costs
+    more for each request; benchmarks/serving.py measures both.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from time import perf_counter
 
 import orjson
 
-from distributed_fmlp.serving.access import check_host, check_token
+from distributed_fmlp.serving.access import check_host, check_local, check_token, shows_token
 from distributed_fmlp.serving.admin_routes import AdminRoutes
 from distributed_fmlp.serving.engine import Engine
 from distributed_fmlp.serving.errors import RequestError
@@ -31,6 +31,7 @@ from distributed_fmlp.serving.exchange import (
     error_response,
     json_response,
 )
+from distributed_fmlp.serving.guarded_page import guarded_page
 from distributed_fmlp.serving.infer_routes import InferRoutes
 from distributed_fmlp.serving.limits import Limits
 from distributed_fmlp.serving.metrics import CONTENT_TYPE, Metrics
@@ -53,6 +54,7 @@ class HttpSettings:
 
     token: bytes | None = field(default=None, repr=False)  # None: no token is asked for
     limits: Limits = field(default_factory=Limits)
+    is_local: bool = True  # whether it listens on loopback alone; else /admin needs a token
     allowed_hosts: frozenset[str] = frozenset()  # names for /admin without a token; no ports
     model_name: str = "fmlp"
     body_seconds: float = 60.0  # a body must be there by then
@@ -107,9 +109,7 @@ class HttpService:
         request = Request(scope, receive)
         label, refused = _UNKNOWN, False
         try:
-            route = self._routes.get(request.path) or self._infer.route(request)
-            if route is None:
-                raise RequestError(404, "there is nothing at this path")
+            route = self._route(request)
             label = route.label
             response = await self._answer(route, request)
         except RequestError as error:
@@ -129,27 +129,46 @@ class HttpService:
             await drain(receive, 2 * self._settings.limits.max_body_bytes)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    def _route(self, request: Request) -> Route:
+        """Where the path leads. What is not here is told only to who shows the token."""
+        try:
+            route = self._routes.get(request.path) or self._infer.route(request)
+            if route is None:
+                raise RequestError(404, "there is nothing at this path")
+        except RequestError:
+            if self._settings.token is not None:
+                check_token(request, self._settings.token)
+            raise
+        return route
+
     async def _answer(self, route: Route, request: Request) -> Response:
         method = request.method
+        token = self._settings.token
+        if token is not None and route.needs_token and not shows_token(request, token):
+            if route.gate is not None and b"text/html" in request.headers.get(b"accept", b""):
+                return await route.gate(request)
+            check_token(request, token)
         handler = route.handlers.get("GET" if method == "HEAD" else method)
         if handler is None:
             message = f"this path takes {route.allow}"
             raise RequestError(405, message, headers={"Allow": route.allow})
-        if self._settings.token is not None:
-            if route.needs_token:
-                check_token(request, self._settings.token)
-        elif route.is_admin:
+        if token is None and route.is_admin:
+            check_local(self._settings.is_local)
             check_host(request, self._settings.allowed_hosts)
         return await handler(request)
 
     def _page_routes(self) -> dict[str, Route]:
         files = page_files()
         routes = {
-            f"/static/{name}": Route("/static", {"GET": file.answer}, needs_token=False)
+            f"/static/{name}": Route("/static", {"GET": file.answer})
             for name, file in files.items()
         }
         for path, name in (("/", "index.html"), ("/docs", "docs.html")):
-            routes[path] = Route(path, {"GET": files[name].answer}, needs_token=False)
+            if self._settings.token is None:
+                routes[path] = Route(path, {"GET": files[name].answer})
+            else:
+                guarded = guarded_page(name, files)
+                routes[path] = Route(path, {"GET": guarded.page.answer}, gate=guarded.gate.refuse)
         return routes
 
     async def _model(self, request: Request) -> Response:

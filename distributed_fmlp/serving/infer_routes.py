@@ -47,12 +47,14 @@ class InferRoutes:
             "/v2/health/live": Route("/v2/health/live", {"GET": self._live}, needs_token=False),
             "/v2/health/ready": Route("/v2/health/ready", {"GET": self._ready}, needs_token=False),
             model: Route(model, {"GET": self._metadata}),
-            f"{model}/ready": Route(f"{model}/ready", {"GET": self._model_ready}),
+            f"{model}/ready": Route(
+                f"{model}/ready", {"GET": self._model_ready}, needs_token=False
+            ),
             f"{model}/infer": Route(f"{model}/infer", {"POST": self._infer}),
         }
         self._versioned = {
             (): Route(version, {"GET": self._metadata}),
-            ("ready",): Route(f"{version}/ready", {"GET": self._model_ready}),
+            ("ready",): Route(f"{version}/ready", {"GET": self._model_ready}, needs_token=False),
             ("infer",): Route(f"{version}/infer", {"POST": self._infer}),
         }
 
@@ -88,7 +90,9 @@ class InferRoutes:
         name = self._around.model_name
         if self._around.engine.model is None:
             return _not_ready({"name": name, "ready": False})
-        self._check_version(request, self._around.model().version)
+        if request.version not in (None, self._around.model().version):
+            # Health asks for no token, so which version is served isn't told here.
+            raise RequestError(404, f"version {quoted(request.version)} of {name!r} isn't served")
         return json_response(model_health(name, ready=True))
 
     async def _metadata(self, request: Request) -> Response:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed_fmlp.errors import ClusterError, OptionError
 from distributed_fmlp.serving import early_stop, haproxy
+from distributed_fmlp.serving.loopback import is_loopback
 
 if TYPE_CHECKING:
     from distributed_fmlp.serving.engine import ServedModel
@@ -195,6 +196,7 @@ def _deploy(options: argparse.Namespace, bundle: str, sha256: str, ray_logs: str
         batch_wait_ms=options.batch_wait_ms,
         max_queued=options.max_queued,
         max_body_bytes=options.max_body_mib << 20,
+        insecure=options.insecure,
         token_file=options.token_file and str(Path(options.token_file).absolute()),
     )
     try:
@@ -226,6 +228,7 @@ def _say_hello(
 ) -> None:
     host = f"[{options.host}]" if ":" in options.host else options.host
     everywhere = options.host in _EVERY_ADDRESS
+    closed = not is_loopback(options.host) and _token_words(options) is None
     url = f"http://{'127.0.0.1' if everywhere else host}:{options.port}"
     print(
         f"Serving at {url} after {seconds:.1f} s (docs at {url}/docs)",
@@ -234,6 +237,11 @@ def _say_hello(
         f"{100 * model.test_accuracy:.2f} % test ({model.dataset})",
         *(["NOT FASHION-MNIST: digits took its place."] if model.substituted else []),
         *(["Other machines reach it at every address of this one."] if everywhere else []),
+        *(
+            ["It asks for no token, so /admin is closed: it can't be given another model."]
+            if closed
+            else []
+        ),
         f"Ray's logs {ray_logs} (gone when it stops)",
         "",
         "Try it:",

@@ -45,7 +45,7 @@ class InferenceModel:
         worst = float(np.abs(actual - expected).max())
         if not worst <= PROBE_TOLERANCE:
             raise BundleError(
-                f"bundle {bundle.path} is refused: with batch norm folded its logits differ by "
+                f"{bundle.called} is refused: with batch norm folded its logits differ by "
                 f"{worst:.2g} on the probe; serve it on another device"
             )
 
@@ -104,15 +104,29 @@ def served_model(bundle: Bundle) -> ServedModel:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(
-            f"bundle {bundle.path} is refused: its manifest lacks {error}; make it again from "
-            "its run"
+            f"{bundle.called} is refused: its manifest lacks {error}; make it again from its run"
         ) from error
 
 
-def open_model(where: str, device: torch.device | None = None) -> InferenceModel:
-    """Load and verify the bundle at a directory or URI. Raises `BundleError`."""
+def public_address(where: str) -> str:
+    """A directory or URI without what may be secret in it: a URI's user and query."""
     if "://" not in where:
-        return InferenceModel(load_bundle(Path(where)), device)
+        return where
+    scheme, _, rest = where.partition("?")[0].partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def open_model(
+    where: str, device: torch.device | None = None, called: str | None = None
+) -> InferenceModel:
+    """Load and verify the bundle at a directory or URI. Raises `BundleError`.
+
+    `called` is how errors name it, in place of its public address.
+    """
+    called = called or f"bundle {public_address(where)}"
+    if "://" not in where:
+        return InferenceModel(load_bundle(Path(where), called), device)
     import pyarrow.fs
 
     with tempfile.TemporaryDirectory(prefix="fmlp-bundle-") as directory:
@@ -121,7 +135,7 @@ def open_model(where: str, device: torch.device | None = None) -> InferenceModel
             pyarrow.fs.copy_files(path, directory, source_filesystem=filesystem)
         except (OSError, ValueError) as error:
             raise BundleError(
-                f"bundle {where.partition('?')[0]} can't be read ({type(error).__name__}); check "
-                "the address and its permissions"
+                f"{called} can't be read ({type(error).__name__}); check the address and its "
+                "permissions"
             ) from error
-        return InferenceModel(load_bundle(Path(directory)), device)
+        return InferenceModel(load_bundle(Path(directory), called), device)

@@ -85,7 +85,8 @@ def openapi_document(model_name: str, limits: Limits, *, needs_token: bool) -> J
     }
     for path, methods in paths.items():
         for operation in methods.values():
-            _complete(operation, secured=needs_token and not path.startswith("/v2/health/"))
+            is_health = path.startswith("/v2/health/") or path.endswith("/ready")
+            _complete(operation, secured=needs_token and not is_health)
     if needs_token:
         document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     return document
@@ -242,7 +243,10 @@ def _operation_paths() -> Json:
 
 def _admin_paths() -> Json:
     status = _json("Status", "What is served now.")
-    local = "Without a token this is answered only where `Host` is a loopback name or one allowed. "
+    local = (
+        "Without a token this is refused by a service that listens beyond loopback, and by another "
+        "unless `Host` is a loopback name or one allowed. "
+    )
     posted = local + "Refused for pages of another origin."
     promote = {
         "tags": ["admin"],

@@ -16,6 +16,7 @@ INFER_EXAMPLE: Json = {
 
 _TEXT: Json = {"type": "string", "minLength": 1}
 _FRACTION: Json = {"type": "number", "minimum": 0, "maximum": 1}
+_SHARE_OR_NONE: Json = {"type": ["number", "null"], "minimum": 0, "maximum": 1}
 _NULLABLE: Json = {"type": ["string", "null"]}
 
 
@@ -198,7 +199,12 @@ def _admin_schemas() -> dict[str, Json]:
     text: Json = {"type": "string", "minLength": 1, "maxLength": 4096}
     return {
         "Promotion": _object(
-            {"bundle": {**text, "description": "A directory or address that all replicas reach."}},
+            {
+                "bundle": {
+                    **text,
+                    "description": "A directory, an address or a run that all replicas reach.",
+                }
+            },
             {
                 "allowed_accuracy_drop": {
                     **_FRACTION,
@@ -209,10 +215,19 @@ def _admin_schemas() -> dict[str, Json]:
                     "type": ["string", "null"],
                     "minLength": 1,
                     "maxLength": 4096,
-                    "description": "Where the test data is; without it, accuracy isn't measured.",
+                    "description": "Where the test data is, as the service sees it: refused "
+                    "when it isn't. Without it the service looks in its own places.",
                 },
             },
             closed=True,
+        ),
+        "Comparison": _object(
+            {
+                "compared": {"type": "boolean"},
+                "before": {**_SHARE_OR_NONE, "description": "Of the model served before."},
+                "promoted": {**_SHARE_OR_NONE, "description": "Of the model served now."},
+                "reason": {**_NULLABLE, "description": "Why nothing was compared."},
+            }
         ),
         "Status": _object(
             {
@@ -220,6 +235,10 @@ def _admin_schemas() -> dict[str, Json]:
                 "previous": {**_NULLABLE, "description": "The version a rollback brings back."},
                 "ready": {"type": "boolean"},
                 "replicas": _list({"type": "object"}),
+                "accuracy": {
+                    "oneOf": [_ref("Comparison"), {"type": "null"}],
+                    "description": "After a promotion: whether test accuracies were compared.",
+                },
                 "facts": {"type": "object"},
             }
         ),

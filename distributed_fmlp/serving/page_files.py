@@ -17,13 +17,8 @@ _TYPES = {
     ".png": b"image/png",
     ".svg": b"image/svg+xml",
 }
-_POLICY = (
-    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 _HEADERS: Headers = [
     (b"cache-control", b"no-cache"),  # kept, but asked about: a new version shows at once
-    (b"content-security-policy", _POLICY),
     (b"permissions-policy", b"camera=(self), microphone=(), geolocation=()"),
     (b"referrer-policy", b"no-referrer"),
     (b"vary", b"Accept-Encoding"),
@@ -31,24 +26,52 @@ _HEADERS: Headers = [
 ]
 
 
+def policy(source: str = "'self'", images: str = "'self' blob:") -> bytes:
+    """A Content-Security-Policy: scripts and styles from one source only, nothing from elsewhere.
+
+    `source` may be hashes of what is in the page itself.
+    """
+    return (
+        f"default-src 'none'; script-src {source}; style-src {source}; img-src {images}; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ).encode()
+
+
 class PageFile:
     """One file as it is answered: 200, or 304 to who has it already."""
 
-    def __init__(self, content: bytes, suffix: str) -> None:
-        self._content = content
+    def __init__(self, content: bytes, suffix: str, security: bytes | None = None) -> None:
+        """`security` is its Content-Security-Policy, where that isn't the usual one."""
+        self.content = content
         # weak, as the same file may go out compressed
         self._etag = b'W/"' + hashlib.sha256(content).hexdigest()[:20].encode() + b'"'
-        self._headers = [*_HEADERS, (b"etag", self._etag)]
+        self._headers = [
+            *_HEADERS,
+            (b"content-security-policy", security or policy()),
+            (b"etag", self._etag),
+        ]
         self._type = (b"content-type", _TYPES[suffix])
 
     async def answer(self, request: Request) -> Response:
         if self._is_known_to(request):
             return Response(304, b"", self._headers)
         headers = [*self._headers, self._type]
-        body, encoding = compress_response(self._content, request.header(b"accept-encoding"))
+        body, encoding = compress_response(self.content, request.header(b"accept-encoding"))
         if encoding:
             headers.append((b"content-encoding", encoding.encode()))
         return Response(200, body, headers)
+
+    async def refuse(self, request: Request) -> Response:
+        """The same for who has shown no token (401), never kept."""
+        kept_out = (b"etag", b"cache-control", b"vary")
+        headers = [each for each in self._headers if each[0] not in kept_out]
+        headers += [
+            self._type,
+            (b"cache-control", b"no-store"),
+            (b"vary", b"Accept, Authorization"),
+            (b"www-authenticate", b"Bearer"),
+        ]
+        return Response(401, self.content, headers)
 
     def _is_known_to(self, request: Request) -> bool:
         given = request.headers.get(b"if-none-match", b"")

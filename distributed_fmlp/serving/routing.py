@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distributed_fmlp.serving.compression import compress_response
-from distributed_fmlp.serving.engine import Engine, ServedModel
+from distributed_fmlp.serving.engine import Engine, ServedModel, ServiceStatus
 from distributed_fmlp.serving.errors import RequestError
 from distributed_fmlp.serving.exchange import SMALL_BODY, Bodies, Headers, Request, Response
 from distributed_fmlp.serving.limits import Limits
@@ -25,6 +25,7 @@ class Route:
     handlers: Mapping[str, Handler]
     needs_token: bool = True
     is_admin: bool = False
+    gate: Handler | None = None  # answers a browser that shows no token
     allow: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,12 +74,21 @@ def content_encoding(request: Request) -> str | None:
     return None if value is None or value.strip().lower() in ("", "identity") else value
 
 
-def plain_facts(status: Any) -> dict[str, Any]:
+def plain_facts(status: ServiceStatus) -> dict[str, Any]:
     """A `ServiceStatus` as JSON values."""
+    compared = status.accuracy
     return {
         "model": status.model.facts(),
         "previous": status.previous,
         "ready": status.ready,
         "replicas": [dict(replica) for replica in status.replicas],
+        "accuracy": None
+        if compared is None
+        else {
+            "compared": compared.reason is None,
+            "before": compared.before,
+            "promoted": compared.promoted,
+            "reason": compared.reason,
+        },
         "facts": dict(status.facts),
     }

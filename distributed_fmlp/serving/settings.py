@@ -45,7 +45,12 @@ class ServiceArguments(BaseModel):
         default=None, description=f"file with the token, else {TOKEN_VARIABLE}"
     )
     allowed_hosts: tuple[str, ...] = Field(
-        default=(), description="hosts that /admin answers to without a token, besides loopback"
+        default=(),
+        description="names that /admin answers to without a token, besides loopback's: for a proxy "
+        "on the same machine",
+    )
+    insecure: bool = Field(
+        default=False, description="listen beyond loopback without a token; /admin is closed then"
     )
 
 

@@ -44,8 +44,13 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 10) -> An
     pytest.fail(f"after {seconds} s: {what}")
 
 
-def open_page(browser: Any, address: str, width: int = 1280, dark: bool = False) -> None:
-    """Open the page at this width and colour scheme; forget what the logs held before."""
+def open_page(
+    browser: Any, address: str, width: int = 1280, dark: bool = False, *, asks: bool = True
+) -> None:
+    """Open the page at this width and colour scheme; forget what the logs held before.
+
+    `asks`: wait until it has asked for the model.
+    """
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500},
@@ -56,7 +61,8 @@ def open_page(browser: Any, address: str, width: int = 1280, dark: bool = False)
     for log in ("browser", "performance"):
         browser.get_log(log)
     browser.get(address)
-    wait_for(lambda: "asking" not in text(browser, "facts"), "the page never asked for the model")
+    if asks:
+        wait_for(lambda: "asking" not in text(browser, "facts"), "the model was never asked for")
 
 
 def text(browser: Any, name: str) -> str:

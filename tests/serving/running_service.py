@@ -86,6 +86,15 @@ def free_port() -> int:
         return port
 
 
+def outward_address() -> str | None:
+    """An IPv4 address of this machine that isn't loopback, if it has one."""
+    for addresses in psutil.net_if_addrs().values():
+        for each in addresses:
+            if each.family == socket.AF_INET and not each.address.startswith("127."):
+                return each.address
+    return None
+
+
 def environment(home: Path, **more: str) -> dict[str, str]:
     """The environment of these tests, without what would change how a service starts."""
     dropped = ("RAY_", "FMLP_API_TOKEN", "TUNE_")
@@ -224,18 +233,28 @@ class Reply:
 class Connection:
     """A client's connection, kept open from request to request."""
 
-    def __init__(self, port: int, token: str | None = None, timeout: float = 60) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    def __init__(
+        self, port: int, token: str | None = None, timeout: float = 60, host: str = "127.0.0.1"
+    ) -> None:
+        self._connection = http.client.HTTPConnection(host, port, timeout=timeout)
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
 
     def ask(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> Reply:
-        began = time.perf_counter()
+        self.send(method, path, body, headers)
+        return self.receive()
+
+    def send(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self._began = time.perf_counter()
         self._connection.request(method, path, body, {**self._headers, **(headers or {})})
+
+    def receive(self) -> Reply:
         answer = self._connection.getresponse()
         content = answer.read()
-        return Reply(answer.status, answer.headers, content, time.perf_counter() - began)
+        return Reply(answer.status, answer.headers, content, time.perf_counter() - self._began)
 
     def predict(self, images: NDArray[np.uint8], path: str = "/predict") -> Reply:
         return self.ask("POST", path, images.tobytes(), OCTETS)
@@ -340,6 +359,7 @@ class Load:
     refused: int = 0  # 503 with Retry-After and a reason, where `may_refuse`
     answers: dict[str, int] = field(default_factory=dict)  # by version
     seconds: list[float] = field(default_factory=list)
+    begun: list[tuple[float, str]] = field(default_factory=list)  # time.monotonic(), and by version
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
@@ -368,6 +388,7 @@ class Load:
         while not self._stop.is_set():
             row = (row + 1) % len(self.images)
             reply, failure = None, None
+            began = time.monotonic()
             try:
                 reply = connection.predict(self.images[row : row + 1])
             except Exception as error:
@@ -375,6 +396,8 @@ class Load:
                 connection.close()
             with self._lock:
                 self._count(reply, failure, row, may_refuse)
+                if reply is not None and reply.status == 200:
+                    self.begun.append((began, reply.version or ""))
         connection.close()
 
     def _count(self, reply: Reply | None, failure: str | None, row: int, may_refuse: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -13,17 +14,29 @@ from tests.serving.stand_in_engine import MODEL, StandInEngine, ask, error_of, s
 
 TOKEN = "s3cret-tøken"
 WITH_TOKEN = {"Authorization": b"Bearer " + TOKEN.encode()}
-OPEN = ["/v2/health/live", "/v2/health/ready", "/", "/docs", "/static/page.js", "/static/docs.css"]
+OPEN = [
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/v2/models/fmlp/ready",
+    f"/v2/models/fmlp/versions/{MODEL.version}/ready",
+]
 CLOSED = [
     ("GET", "/v2"),
     ("GET", "/v2/models/fmlp"),
-    ("GET", "/v2/models/fmlp/ready"),
     ("POST", "/v2/models/fmlp/infer"),
     ("GET", f"/v2/models/fmlp/versions/{MODEL.version}"),
     ("POST", f"/v2/models/fmlp/versions/{MODEL.version}/infer"),
     ("POST", "/predict"),
     ("GET", "/model"),
     ("GET", "/metrics"),
+    ("GET", "/"),
+    ("HEAD", "/docs"),
+    ("GET", "/static/page.js"),
+    ("GET", "/static/silhouettes/bag.svg"),
+    # What isn't there, or not that way, is told to nobody either.
+    ("GET", "/nothing"),
+    ("GET", "/v2/models/other"),
+    ("DELETE", "/predict"),
     ("GET", "/openapi.json"),
     ("GET", "/admin/status"),
     ("POST", "/admin/promote"),
@@ -37,7 +50,7 @@ def engine() -> StandInEngine:
 
 
 @pytest.mark.parametrize("path", OPEN)
-def test_health_and_the_page_ask_for_no_token(engine: StandInEngine, path: str) -> None:
+def test_health_asks_for_no_token(engine: StandInEngine, path: str) -> None:
     assert ask(service(engine, token=TOKEN.encode()), "GET", path).status_code == 200
 
 
@@ -48,7 +61,9 @@ def test_everything_else_asks_for_the_token(engine: StandInEngine, method: str, 
              {"Authorization": TOKEN.encode()}, {"Authorization": "Bearer "}]  # fmt: skip
     for headers in wrong:
         answer = ask(app, method, path, headers=headers)
-        error_of(answer, 401)
+        if method != "HEAD":
+            error_of(answer, 401)
+        assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == "Bearer"
     assert engine.shapes == [] and engine.orders == []
     assert ask(app, method, path, headers=WITH_TOKEN).status_code not in (401, 403)
@@ -56,8 +71,38 @@ def test_everything_else_asks_for_the_token(engine: StandInEngine, method: str, 
 
 def test_all_routes_are_either_open_or_closed_above(engine: StandInEngine) -> None:
     document = ask(service(engine), "GET", "/openapi.json").json()
-    named = {path.replace(MODEL.version, "{version}") for _, path in CLOSED} | set(OPEN)
-    assert set(document["paths"]) - named == {"/v2/models/fmlp/versions/{version}/ready"}
+    named = {path.replace(MODEL.version, "{version}") for path in (*(p for _, p in CLOSED), *OPEN)}
+    assert set(document["paths"]) <= named
+
+
+def test_health_tells_no_version_to_who_shows_no_token(engine: StandInEngine) -> None:
+    app = service(engine, token=TOKEN.encode())
+    for path in ("/v2/models/fmlp/versions/other/ready", *OPEN):
+        answer = ask(app, "GET", path)
+        assert MODEL.version not in answer.text + str(answer.headers)
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_a_browser_without_the_token_gets_a_page_that_asks_for_it_with_401(
+    engine: StandInEngine, path: str
+) -> None:
+    app = service(engine, token=TOKEN.encode())
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    for wrong in ({}, {"Authorization": "Bearer wrong"}):
+        gate = ask(app, "GET", path, headers={**browser, **wrong})
+        assert (gate.status_code, gate.headers["www-authenticate"]) == (401, "Bearer")
+        assert gate.headers["content-type"].startswith("text/html")
+        assert gate.headers["cache-control"] == "no-store" and "etag" not in gate.headers
+        assert 'type="password"' in gate.text and MODEL.version not in gate.text
+        assert "src=" not in gate.text and 'href="static' not in gate.text  # whole in itself
+    for headers in (browser, {"Accept": "application/json"}):
+        page = ask(app, "GET", path, headers={**headers, **WITH_TOKEN})
+        assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
+        assert not re.search(r'<(script|link)[^>]*(src|href)="static', page.text)
+        security = page.headers["content-security-policy"]
+        assert security == gate.headers["content-security-policy"]
+        assert "unsafe" not in security and "script-src 'sha256-" in security
+    assert ask(app, "GET", "/static/page.js", headers=browser).json()["error"]
 
 
 def test_an_empty_token_is_no_token() -> None:
@@ -91,6 +136,27 @@ def test_without_a_token_the_administration_refuses_other_names(
         )  # fmt: skip
         error_of(answer, 403)
     assert engine.orders == []
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8000", "allowed.example", "10.0.0.1"])
+def test_beyond_loopback_without_a_token_nobody_administers_whatever_host_is_claimed(
+    engine: StandInEngine, host: str
+) -> None:
+    app = service(engine, is_local=False, allowed_hosts=frozenset({"allowed.example"}))
+    for method, path in (("GET", "status"), ("POST", "promote"), ("POST", "rollback")):
+        answer = ask(
+            app, method, f"/admin/{path}",
+            headers={"Host": host, "Content-Type": "application/json"}, content=b'{"bundle": "b"}',
+        )  # fmt: skip
+        assert "FMLP_API_TOKEN" in error_of(answer, 403)
+    assert engine.orders == []
+    assert ask(app, "GET", "/model", headers={"Host": host}).status_code == 200
+
+
+def test_beyond_loopback_the_token_is_enough(engine: StandInEngine) -> None:
+    app = service(engine, is_local=False, token=TOKEN.encode())
+    error_of(ask(app, "GET", "/admin/status"), 401)
+    assert ask(app, "GET", "/admin/status", headers=WITH_TOKEN).status_code == 200
 
 
 def test_with_a_token_any_host_name_will_do(engine: StandInEngine) -> None:

@@ -269,7 +269,7 @@ def test_a_restarted_coordinator_takes_over_what_its_replicas_serve() -> None:
         all_of_them = replicas(2)
         async with living(lambda: leaders[-1], *all_of_them):
             assert (await leaders[0].promote(B)).status == 200
-            leaders.append(coordinator(restarted=True))
+            leaders.append(coordinator(before=2))
             assert (await leaders[1].current()).current == B  # waits until it has heard
             await settled()
             assert [each.served for each in all_of_them] == [[A, B], [A, B]]
@@ -283,7 +283,7 @@ def test_a_coordinator_that_dies_between_the_replicas_steps_brings_all_to_one_mo
     async def work() -> None:
         ahead = StandIn("ahead", orders=Orders(1, B, A, (A,)))
         behind = StandIn("behind")
-        leader = coordinator(restarted=True)
+        leader = coordinator(before=2)
         async with living(leader, behind, ahead):
             await settled()
             assert (ahead.orders.current, behind.orders.current) == (B, B)
@@ -294,7 +294,7 @@ def test_a_coordinator_that_dies_between_the_replicas_steps_brings_all_to_one_mo
 def test_a_candidate_that_was_under_way_is_forgotten_after_a_restart() -> None:
     async def work() -> None:
         one = StandIn("r", orders=Orders(3, B, A, (A,), "id", C))
-        leader = coordinator(restarted=True)
+        leader = coordinator(before=1)
         async with living(leader, one):
             await settled()
             assert leader.orders == Orders(3, B, A, (A,))
@@ -306,7 +306,7 @@ def test_a_restarted_coordinator_waits_for_a_report_but_not_for_ever() -> None:
     async def work() -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        assert (await coordinator(restarted=True).current()).current == A
+        assert (await coordinator(before=1).current()).current == A
         assert QUICK.settle <= loop.time() - began < QUICK.settle + 1
         began = loop.time()
         await coordinator().current()

@@ -24,6 +24,7 @@ from tests.serving.page_browser import (
 )
 from tests.serving.stand_in_engine import MODEL, StandInEngine, listening, service
 
+TOKEN = "correct-horse-battery-staple"
 DOCUMENT = openapi_document("fmlp", Limits(), needs_token=False)
 
 
@@ -40,6 +41,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture
 def address() -> Iterator[str]:
     with listening(service(StandInEngine())) as port:
+        yield f"http://127.0.0.1:{port}/"
+
+
+@pytest.fixture
+def guarded() -> Iterator[str]:
+    """The address of a service that asks for a token."""
+    with listening(service(StandInEngine(), token=TOKEN.encode())) as port:
         yield f"http://127.0.0.1:{port}/"
 
 
@@ -95,20 +103,47 @@ def test_the_documentation_is_readable_wide_and_narrow_light_and_dark(
     assert low_contrast(browser) == []
 
 
-def test_the_documentation_asks_for_the_token_where_there_is_one(browser: Any) -> None:
-    with listening(service(StandInEngine(), token=b"abc")) as port:
-        open_docs(browser, f"http://127.0.0.1:{port}/")
-        form = browser.find_element("id", "token-form")
-        wait_for(form.is_displayed, "no token was asked for")
-        for token, shown in (("wrong", False), ("abc", True)):
-            field = browser.find_element("id", "token")
-            field.clear()
-            field.send_keys(token)
-            form.find_element("tag name", "button").click()
-            if shown:
-                wait_for(lambda: operations(browser), "the token was not used")
-            else:
-                wait_for(lambda: "accept" in text(browser, "problem"), "no refusal was shown")
+def show_token(browser: Any) -> None:
+    """A wrong token and then the right one, on the page that asks for it."""
+    browser.find_element("id", "gate-token").send_keys("wrong", "\ue007")
+    wait_for(lambda: "accept" in text(browser, "gate-problem"), "no refusal was shown")
+    assert low_contrast(browser) == [] and sideways_scroll(browser) <= 0
+    browser.find_element("id", "gate-token").send_keys("\ue009a", "\ue000", TOKEN, "\ue007")
+
+
+def test_the_documentation_asks_for_the_token_where_there_is_one(
+    browser: Any, guarded: str
+) -> None:
+    open_docs(browser, guarded)
+    show_token(browser)
+    wait_for(lambda: operations(browser), "the token was not used")
+    assert console_errors(browser, ignored="401") == []
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_page_works_with_a_token_that_is_typed_in_and_kept_nowhere(
+    browser: Any, guarded: str, dark: bool
+) -> None:
+    """Without it not even the page's own files are to be had; nothing else is asked or broken."""
+    open_page(browser, "about:blank", 360, dark, asks=False)
+    browser.get(guarded)
+    show_token(browser)
+    wait_for(
+        lambda: browser.find_elements("id", "facts") and MODEL.version in text(browser, "facts"),
+        "the page never came",
+    )
+    samples = wait_for(
+        lambda: browser.find_elements("css selector", "#samples button"), "there are no samples"
+    )
+    samples[7].click()
+    assert "%" in wait_for_answer(browser)
+    assert not browser.find_element("id", "token-form").is_displayed()
+    kept = """return JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie,
+        location.href, window.name, window.fmlpToken, document.documentElement.outerHTML])"""
+    assert TOKEN not in browser.execute_script(kept)
+    assert hosts_asked(browser) == {guarded.split("/")[2]}
+    assert console_errors(browser, ignored="401") == []
+    assert low_contrast(browser) == []
 
 
 def test_the_page_for_people_gets_its_answer(browser: Any, address: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ import torch
 
 from distributed_fmlp.bundle import Bundle, load_bundle, probe_images
 from distributed_fmlp.data import Dataset
-from distributed_fmlp.errors import BundleError
+from distributed_fmlp.errors import BundleError, DataError
 from distributed_fmlp.model import scale_pixels
 from distributed_fmlp.serving import model as model_module
-from distributed_fmlp.serving.accuracy import accuracy, check_not_worse
+from distributed_fmlp.serving.accuracy import TestSet, accuracy, check_not_worse
 from distributed_fmlp.serving.accuracy import test_set_on_disk as find_test_set
 from distributed_fmlp.serving.engine import PromotionRequest
 from distributed_fmlp.serving.model import (
@@ -173,7 +174,27 @@ def test_a_bundle_is_opened_from_an_address_too_and_a_wrong_address_tells_no_sec
     for address in (f"{tmp_path.as_uri()}/nothing", "ftp://user:secret@host/x?key=secret"):
         with pytest.raises(BundleError) as caught:
             open_model(address)
-        assert "key=" not in str(caught.value) and "\n" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert not any(word in str(caught.value) for word in ("key=", "user", "secret"))
+
+
+def test_a_refused_bundle_is_named_as_it_was_asked_for_and_by_no_other_path(
+    bundles: Bundles, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(bundles.first, copy)
+    (copy / "weights.safetensors").write_bytes(b"short")
+    address = copy.as_uri()
+    for change in (lambda: None, (copy / "manifest.json").unlink):
+        change()
+        with pytest.raises(BundleError) as caught:
+            open_model(address)
+        assert str(caught.value).startswith(f"bundle {address} is refused: ")
+        assert tempfile.gettempdir() not in str(caught.value).replace(address, "")
+        with pytest.raises(BundleError) as caught:
+            open_model(str(copy), None, "the bundle")
+        assert str(caught.value).startswith("the bundle is refused: ")
+        assert "/" not in str(caught.value)
 
 
 # --- comparing
@@ -185,10 +206,48 @@ def test_accuracy_is_the_share_of_right_labels(model: InferenceModel, digits: Da
     assert measured > 0.8
 
 
-def test_a_test_set_with_another_sha256_counts_as_absent(digits: Dataset) -> None:
-    assert find_test_set("digits", digits.sha256) is not None
-    assert find_test_set("digits", "0" * 64) is None
-    assert find_test_set("unknown", digits.sha256) is None
+def test_a_test_set_that_is_not_the_one_asked_for_is_named_as_missing(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("FMLP_DATA_DIR", raising=False)
+    assert isinstance(find_test_set("digits", digits.sha256), TestSet)
+    assert "is not the one" in str(find_test_set("digits", "0" * 64))
+    nowhere = find_test_set("fashion-mnist", "0" * 64)
+    assert nowhere == "the test set of fashion-mnist is not on this service's disk"
+    wanting = tmp_path / "empty"
+    wanting.mkdir()
+    assert str(wanting) in str(find_test_set("fashion-mnist", "0" * 64, str(wanting)))
+    assert "no directory" in str(find_test_set("digits", digits.sha256, str(tmp_path / "no")))
+
+
+def test_a_directory_asked_for_is_not_made_up_for_by_another(
+    real_data: Dataset, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FashionMNIST in the service's own place doesn't hide that the one named has none."""
+    monkeypatch.setenv("FMLP_DATA_DIR", str(data_dir))
+    for directory in (None, str(data_dir)):
+        found = find_test_set("fashion-mnist", real_data.sha256, directory)
+        assert isinstance(found, TestSet) and len(found.labels) == 10_000
+    said = find_test_set("fashion-mnist", real_data.sha256, str(tmp_path))
+    assert said == f"the test set of fashion-mnist is not in {tmp_path}"
+
+
+def test_what_was_asked_for_and_can_not_be_compared_is_an_error_else_a_reason(
+    bundles: Bundles, model: InferenceModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("FMLP_DATA_DIR", raising=False)
+
+    def clothes(manifest: dict[str, Any]) -> None:
+        manifest["dataset"]["name"] = "fashion-mnist"
+
+    served = open_model(str(edited(bundles.first, tmp_path / "clothes", clothes)))
+    compared = check_not_worse(served, model, PromotionRequest("x"))
+    assert compared.before is compared.promoted is None
+    assert "fashion-mnist is not on this service's disk" in (compared.reason or "")
+    with pytest.raises(DataError, match=f"is not in {tmp_path}; name the directory"):
+        check_not_worse(served, model, PromotionRequest("x", data_dir=str(tmp_path)))
 
 
 def test_a_less_accurate_candidate_is_refused_as_far_as_is_allowed(
@@ -201,6 +260,9 @@ def test_a_less_accurate_candidate_is_refused_as_far_as_is_allowed(
     assert drop > 0.5
     with pytest.raises(BundleError, match="test accuracy is"):
         check_not_worse(model, blind, PromotionRequest("x", allowed_accuracy_drop=drop - 0.001))
-    check_not_worse(model, blind, PromotionRequest("x", allowed_accuracy_drop=drop))
-    check_not_worse(blind, model, PromotionRequest("x"))
+    allowed = check_not_worse(model, blind, PromotionRequest("x", allowed_accuracy_drop=drop))
+    assert allowed.before is not None and allowed.promoted is not None
+    assert allowed.before - allowed.promoted == pytest.approx(drop)
+    better = check_not_worse(blind, model, PromotionRequest("x"))
+    assert (better.before, better.promoted) == (allowed.promoted, allowed.before)
     check_not_worse(model, model, PromotionRequest("x"))

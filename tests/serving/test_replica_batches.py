@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -150,7 +151,10 @@ def test_images_held_are_bounded_too_but_one_request_alone_is_never_too_much(
     models: tuple[InferenceModel, InferenceModel],
 ) -> None:
     replica = bare_replica(max_batch_size=4, max_queued_images=8)
-    replica._model, replica._metrics = models[0], Metrics()
+    replica._follower, replica._metrics = (
+        SimpleNamespace(model=models[0], may_answer=True),
+        Metrics(),
+    )
     replica._queued = replica._queued_images = 0
 
     async def ask() -> None:

@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from distributed_fmlp import serve
+from distributed_fmlp.serving import client
+from distributed_fmlp.serving.loopback import is_loopback
 from tests.serving.conftest import Bundles
 from tests.serving.running_service import Command, environment, free_port, gone
 from tests.synthetic_run import make_run
@@ -147,9 +149,9 @@ def test_beyond_loopback_a_token_or_a_clear_word_is_needed(desk: Desk, bundles: 
 
 def test_loopback_in_all_its_forms_needs_no_token() -> None:
     for host in ("127.0.0.1", "127.0.0.2", "::1", "localhost"):
-        assert serve._is_loopback(host)
+        assert is_loopback(host)
     for host in ("0.0.0.0", "::", "", "10.0.0.1", "localhost.example.org"):
-        assert not serve._is_loopback(host)
+        assert not is_loopback(host)
 
 
 @pytest.mark.parametrize("token", ["short", "with a space and long enough", "ünsäglich-" * 3])
@@ -252,6 +254,25 @@ def test_another_server_is_told_from_the_service(
     assert "is not this service" in capsys.readouterr().err
     assert serve.main(["status", "--url", "file:///etc/passwd"]) == 2
     assert "is no address" in capsys.readouterr().err
+
+
+def test_names_are_made_absolute_only_for_a_service_on_this_machine(
+    desk: Desk, bundles: Bundles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bundles.first.parent)
+
+    def order(*words: str) -> dict[str, object]:
+        options = serve.build_client_parser("promote").parse_args(["first", *words])
+        return client.promotion_order(options)
+
+    here = {"bundle": str(bundles.first), "data_dir": str(bundles.first.parent / "data")}
+    for url in ("http://127.0.0.1:8000", "http://localhost:8000/", "http://[::1]:8000"):
+        told = order("--data-dir", "data", "--url", url)
+        assert told == {**here, "allowed_accuracy_drop": 0}
+    for url in ("http://192.0.2.7:8000", "https://service.example", "http://[bad"):
+        told = order("--data-dir", "data", "--url", url)
+        assert told == {"bundle": "first", "data_dir": "data", "allowed_accuracy_drop": 0}
+        assert "data_dir" not in order("--url", url)
 
 
 def test_a_bundle_that_is_not_there_is_refused_before_anything_is_asked(

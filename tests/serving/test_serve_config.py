@@ -33,6 +33,7 @@ from tests.serving.running_service import (
     environment,
     free_port,
     listening_addresses,
+    outward_address,
 )
 from tests.synthetic_run import make_run
 
@@ -70,7 +71,7 @@ def test_its_arguments_are_the_services_and_their_defaults_what_it_says() -> Non
     args = config()["applications"][0]["args"]
     assert ServiceArguments(**args) == ServiceArguments()
     left_out = set(ServiceArguments.model_fields) - set(args)
-    assert left_out == {"replicas", "gpus_per_replica", "allowed_hosts"}
+    assert left_out == {"replicas", "gpus_per_replica", "allowed_hosts", "insecure"}
 
 
 @pytest.mark.parametrize(
@@ -213,6 +214,47 @@ def test_serve_run_deploys_the_file_and_serve_deploy_changes_it_without_a_failed
             serving.finish(90)
         finally:
             serving.destroy()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_beyond_loopback_it_needs_a_token_or_a_word_and_nobody_administers_without_a_token(
+    tmp_path: Path, bundles: Bundles
+) -> None:
+    address = outward_address()
+    if address is None:
+        pytest.skip("this machine has no address but loopback")
+
+    def everywhere(content: dict[str, Any]) -> None:
+        content["http_options"]["host"] = "0.0.0.0"
+
+    with cluster(tmp_path) as ray:
+        bundle = str(bundles.first)
+        deployed = ray.serve("deploy", str(ray.written("open.yaml", everywhere, bundle=bundle)))
+        assert deployed.returncode == 0, deployed.stderr
+        message = ray.wait_until("DEPLOY_FAILED")["message"]
+        assert "0.0.0.0 lets other machines in" in message and "insecure: true" in message
+        args = {"bundle": bundle, "insecure": True}
+        deployed = ray.serve("deploy", str(ray.written("insecure.yaml", everywhere, **args)))
+        assert deployed.returncode == 0, deployed.stderr
+        ray.wait_until("RUNNING")
+        json_type = {"Content-Type": "application/json"}
+        order = json.dumps({"bundle": str(bundles.second), "allowed_accuracy_drop": 1})
+        for host in (address, "127.0.0.1"):
+            with Connection(ray.http_port, host=host) as connection:
+                assert connection.predict(IMAGES[:1]).status == 200
+                for claimed in ("localhost", f"127.0.0.1:{ray.http_port}", address):
+                    named = {"Host": claimed}
+                    for reply in (
+                        connection.ask("GET", "/admin/status", None, named),
+                        connection.ask("POST", "/admin/promote", order, {**named, **json_type}),
+                        connection.ask("POST", "/admin/rollback", "{}", {**named, **json_type}),
+                    ):
+                        assert reply.status == 403, reply.body
+                        assert "FMLP_API_TOKEN" in reply.json["error"]
+                assert connection.ask("GET", "/model").json["version"] == bundles.version(
+                    bundles.first
+                )
 
 
 def check_redeployment(

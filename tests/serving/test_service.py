@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.http import InferenceServerClient, InferInput
 
+from tests.serving import kserve_sdk
 from tests.serving.conftest import Bundles
 from tests.serving.running_service import (
     OCTETS,
@@ -167,6 +168,11 @@ def test_triton_with_its_defaults(
             assert answer.get_response()["model_version"] == first
 
 
+def test_the_kserve_sdk(service: Service, bundles: Bundles, first: str) -> None:
+    expected = bundles.probabilities(kserve_sdk.IMAGES)[first]
+    kserve_sdk.check_kserve(kserve_sdk.kserve_answers(service.url), expected)
+
+
 def test_who_asks_is_told_where_the_model_came_from(service: Service, first: str) -> None:
     with service.connect() as connection:
         plain = connection.predict(IMAGES[:1])
@@ -284,6 +290,7 @@ def test_promote_status_and_rollback_from_the_command_line(
     promoted = service.cli("promote", str(bundles.second), "--allowed-accuracy-drop", "20")
     assert promoted.returncode == 0, promoted.stderr
     assert f"Model {second}" in promoted.stdout and first in promoted.stdout
+    assert re.search(r"(?m)^Test accuracy compared: \d\d\.\d\d %, and \d\d\.", promoted.stdout)
     assert service.version == second
     status = service.cli("status")
     assert status.returncode == 0 and f"serves {second}" in status.stdout
@@ -309,6 +316,50 @@ def test_a_damaged_bundle_is_refused_and_the_old_model_serves_on(
     assert missing.status == 422
     assert service.version == first
     assert service.ask("GET", "/admin/status").json["previous"] == before["previous"]
+
+
+def test_a_refusal_names_no_path_but_the_one_that_was_sent(
+    service: Service, bundles: Bundles, first: str, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(bundles.second, copy)
+    (copy / "weights.safetensors").write_bytes(b"short")
+    for sent in (copy.as_uri(), str(copy), "no-such-run", "ftp://user:pass@host/x?key=1"):
+        said = assert_error(service.admin("promote", bundle=sent), 422)
+        assert "/" not in said.replace(sent, "").replace("ftp://host/x", ""), said
+        assert "pass" not in said
+    assert service.version == first
+
+
+def test_it_says_whether_accuracy_was_compared_and_refuses_a_directory_without_data(
+    service: Service, bundles: Bundles, first: str, tmp_path: Path
+) -> None:
+    promoted = service.admin("promote", bundle=str(bundles.second), allowed_accuracy_drop=1)
+    compared = promoted.json["accuracy"]
+    assert compared["compared"] is True and compared["reason"] is None
+    assert 0.5 < compared["before"] <= 1 and 0.5 < compared["promoted"] <= 1
+    back = service.admin("rollback")
+    assert (back.status, back.json["accuracy"]) == (200, None)
+
+    # a served model whose data set isn't on this machine
+    foreign = tmp_path / "foreign"
+    shutil.copytree(bundles.first, foreign)
+    manifest = json.loads((foreign / "manifest.json").read_text())
+    manifest["dataset"] = {"name": "fashion-mnist", "sha256": "0" * 64}
+    (foreign / "manifest.json").write_text(json.dumps(manifest))
+    assert service.admin("promote", bundle=str(foreign), allowed_accuracy_drop=1).status == 200
+    for directory in (tmp_path, tmp_path / "missing"):
+        order = {"bundle": str(bundles.second), "data_dir": str(directory)}
+        said = assert_error(service.admin("promote", **order), 422)
+        assert "accuracy can't be compared" in said and str(directory) in said
+        refused = service.cli("promote", str(bundles.second), "--data-dir", str(directory))
+        assert refused.returncode == 1 and str(directory) in refused.stderr
+    done = service.cli("promote", str(bundles.second))
+    assert done.returncode == 0, done.stderr
+    assert "Test accuracy NOT compared: the " in done.stdout
+    assert (
+        service.admin("promote", bundle=str(bundles.first), allowed_accuracy_drop=1).status == 200
+    )
 
 
 def test_a_less_accurate_model_needs_the_option(
@@ -543,8 +594,9 @@ def test_with_a_token_and_until_the_end(
 
 
 def check_token(service: Service) -> None:
-    healthy = ("/v2/health/live", "/v2/health/ready")
+    healthy = ("/v2/health/live", "/v2/health/ready", "/v2/models/fmlp/ready")
     guarded = ("/v2", "/v2/models/fmlp", "/model", "/metrics", "/openapi.json", "/admin/status")
+    guarded += ("/", "/docs", "/static/page.css")
     service.token = None
     for path in healthy:
         assert service.ask("GET", path).status == 200

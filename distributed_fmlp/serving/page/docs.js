@@ -1,7 +1,8 @@
 // Renders the service's own OpenAPI document; everything goes into the page as text, never as HTML.
 
 const $ = (id) => document.getElementById(id);
-let token = "";
+let token = window.fmlpToken ?? ""; // what the page that asked for it left here
+delete window.fmlpToken;
 
 function make(tag, attributes = {}, ...children) {
   const element = Object.assign(document.createElement(tag), attributes);

@@ -2,7 +2,7 @@
 
 import { Camera } from "./camera.js";
 import { Pad } from "./drawing.js";
-import { model, predict, Refused, useToken } from "./service.js";
+import { model, picture, predict, Refused, useToken } from "./service.js";
 
 const LARGEST_SIDE = 1024; // pixels; more would only be thrown away on the way to 28 × 28
 const PAUSE = 250; // ms after a stroke ends, so that a second stroke doesn't cost a request
@@ -242,7 +242,8 @@ function showSilhouettes(classNames) {
   if (grid.children.length === known.length) return;
   grid.replaceChildren(
     ...known.map((name) => {
-      const image = make("img", { src: `static/silhouettes/${SILHOUETTES[name]}.svg`, alt: name, draggable: false });
+      const image = make("img", { alt: name, draggable: false });
+      picture(`static/silhouettes/${SILHOUETTES[name]}.svg`).then((address) => (image.src = address));
       const button = make("button", { type: "button", title: name }, image);
       button.setAttribute("aria-pressed", "false");
       button.addEventListener("click", async () => {

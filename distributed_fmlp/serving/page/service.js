@@ -1,7 +1,8 @@
 // What the page asks of the service: the model's facts, and a prediction. The token lives here only.
 
 const TRIES = 3;
-let token = "";
+let token = window.fmlpToken ?? ""; // what the page that asked for it left here
+delete window.fmlpToken;
 
 export class Refused extends Error {
   /** `status` is the HTTP status, 0 when the service wasn't reached. */
@@ -52,6 +53,12 @@ async function ask(path, options = {}) {
     }
     throw new Refused(response.status, sentence(response.status, body?.error));
   }
+}
+
+/** The address of a picture of the page's own, fetched with the token. */
+export async function picture(path) {
+  const response = await fetch(path, { headers: token ? { Authorization: `Bearer ${token}` } : {} });
+  return response.ok ? URL.createObjectURL(await response.blob()) : "";
 }
 
 export const model = () => ask("model");
