@@ -75,7 +75,8 @@ class TrialRecord(_Record):
     test_last: TestRecord | None = None  # the last epoch, to stand beside the published figures
     weights_sha256: str | None = None  # of the chosen epoch's weights.safetensors
     last_weights_sha256: str | None = None
-    resources: Mapping[str, Any] = field(default_factory=dict)  # cpus, gpus, threads, device, node
+    # threads, device (as torch names it), device_name, node, process, started
+    resources: Mapping[str, Any] = field(default_factory=dict)
     # What a search gave this trial beside its learning rate, by option name; else empty.
     hyperparameters: Mapping[str, float] = field(default_factory=dict)
 

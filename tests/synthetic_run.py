@@ -134,7 +134,7 @@ def make_run(
                 best_epoch=best.epoch,
                 test_best=make_test(label, predictions.predicted, best.epoch, 0.29),
                 test_last=make_test(label, predictions.predicted_last, epochs, 0.31),
-                resources={"cpus": 1, "gpus": 0, "threads": 1, "device": "cpu"},
+                resources={"threads": 1, "device": "cpu", "device_name": None, "node": "here"},
             )
             save_trial(path, trial, predictions)
             trials.append(trial)

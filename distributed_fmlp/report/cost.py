@@ -60,12 +60,12 @@ def total(values: Sequence[float | None]) -> float | None:
 
 def _cost(run: Run, trial: TrialRecord) -> TrialCost:
     seconds = sum(row.seconds for row in trial.epochs)
+    planned = run.info.get("resources") or {}
     threads = _number(trial.resources.get("threads"))
     if threads is None:
-        threads = _number(trial.resources.get("cpus"))
-    if threads is None:
-        threads = _number((run.info.get("resources") or {}).get("cpus_per_trial"))
-    gpus = _number(trial.resources.get("gpus"))
+        threads = _number(planned.get("cpus_per_trial"))
+    on_gpu = str(trial.resources.get("device")).startswith("cuda")
+    gpus = _number(planned.get("gpus_per_trial")) if on_gpu else None
     return TrialCost(
         trial.trial_id,
         len(trial.epochs),

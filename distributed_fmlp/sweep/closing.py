@@ -7,6 +7,7 @@ import os
 import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import TextIO
 
 from distributed_fmlp import provenance
@@ -71,7 +72,8 @@ def finish(sweep: Sweep, out: TextIO) -> int:
         "",
         f"Serve it   {python} -m distributed_fmlp.serve {shlex.quote(str(sweep.path))}",
         f"Report     {python} -m distributed_fmlp.report {shlex.quote(str(sweep.path))}",
-        f"Curves     tensorboard --logdir {shlex.quote(sweep.storage.shown)}",
+        f"Curves     tensorboard --logdir {shlex.quote(sweep.storage.shown)}"
+        + ("" if find_spec("tensorboard") else "  (pip install tensorboard)"),
     )
     if not all(map(is_settled, sweep.trials)):
         _say(out, f"Try again  {_resume_command(sweep)}")

@@ -58,9 +58,8 @@ class Sweep:
     scaling: Scaling
     info: dict[str, Any]  # run.json
     trials: list[TrialRecord]
-    serve_port: int | None = (
-        None  # where the command goes on to serve; not the run's, but to repeat
-    )
+    # Where the command goes on to serve: not the run's, but part of the command that resumes it.
+    serve_port: int | None = None
 
     @property
     def pending(self) -> list[TrialRecord]:

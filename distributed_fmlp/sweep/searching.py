@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distributed_fmlp.architecture import Architecture
+from distributed_fmlp.errors import OptionError
 from distributed_fmlp.options import SweepOptions
 from distributed_fmlp.recipe import RECIPE_FIELDS, Recipe
 from distributed_fmlp.records import TrialRecord
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
 
 REDUCTION_FACTOR = 3  # of the trials that reach a rung, the best third goes on
 _DIGITS = 4  # of a drawn value: as exact as anybody would type
+_DRAWS_A_TRIAL = 100  # before a range is taken to hold too few learning rates
 
 
 def asked_trials(options: SweepOptions) -> list[TrialRecord]:
     """The trials that the options ask for, none of them begun.
 
-    Those of a random search follow from its seed, the version of Tune and of NumPy.
+    Those of a random search follow from its seed, the version of Tune and of NumPy. Raises
+    `OptionError` when its range holds too few different learning rates.
     """
     if options.search == "grid":
         return [
@@ -39,13 +42,20 @@ def asked_trials(options: SweepOptions) -> list[TrialRecord]:
     [seed] = options.seed
     draws = np.random.RandomState(seed)  # the kind that Tune's domains take
     trials: dict[str, TrialRecord] = {}
-    while len(trials) < options.n_samples:
+    for _ in range(_DRAWS_A_TRIAL * options.n_samples):
+        if len(trials) == options.n_samples:
+            break
         drawn = {name: _draw(each, draws) for name, each in options.ranges.items()}
         lr = drawn.pop("lr")
         # A trial is known by its learning rate, so none is drawn twice.
         trials.setdefault(
             _trial_id(lr, seed),
             TrialRecord(_trial_id(lr, seed), lr, seed, hyperparameters=drawn),
+        )
+    if len(trials) < options.n_samples:
+        raise OptionError(
+            f"--space {options.ranges['lr']} holds too few learning rates of {_DIGITS} digits for "
+            f"{options.n_samples} trials ({len(trials)} were found); widen it or lower --samples"
         )
     return list(trials.values())
 

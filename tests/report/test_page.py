@@ -16,7 +16,7 @@ from distributed_fmlp.errors import DataError
 from distributed_fmlp.report import build_report
 from distributed_fmlp.report.__main__ import main
 from distributed_fmlp.report.cost import EpochCost, trial_costs
-from distributed_fmlp.run_directory import load_predictions, load_run, save_trial
+from distributed_fmlp.run_directory import load_predictions, load_run, save_trial, write_json
 
 NASTY = "<script>alert(1)</script> \"quoted\" 'single' & </title><img src=x onerror=alert(2)>"
 
@@ -293,12 +293,19 @@ def test_real_test_images_are_found(tmp_path: Path, real_data: Dataset, data_dir
 def test_cost_is_worked_out_from_threads_and_seconds(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run", rates=(0.001,), epochs=4)
     run = load_run(path)
-    save_trial(path, replace(run.trials[0], resources={"threads": 3, "gpus": 0.5}))
+    planned = {"cpus_per_trial": 2, "gpus_per_trial": 0.5, "max_concurrent": 2}
+    write_json(path / "run.json", {**run.info, "resources": planned})
+    save_trial(path, replace(run.trials[0], resources={"threads": 3, "device": "cuda:0"}))
     [cost] = trial_costs(load_run(path))
     assert (cost.epochs, cost.seconds) == (4, 38.0)
     assert cost.epoch == EpochCost(9.5, 9.5, 9.5, 5300.0)
     assert cost.cpu_hours == pytest.approx(3 * 4 * 9.5 / 3600)
     assert cost.gpu_hours == pytest.approx(0.5 * 4 * 9.5 / 3600)
+    assert "GPU hours" in page_of(path)
+    save_trial(path, replace(run.trials[0], resources={"device": "cpu"}))
+    [cost] = trial_costs(load_run(path))
+    assert (cost.threads, cost.gpu_hours) == (2, None)
+    write_json(path / "run.json", {**run.info, "resources": {}})
     save_trial(path, replace(run.trials[0], resources={"threads": "many"}))
     [cost] = trial_costs(load_run(path))
     assert (cost.threads, cost.cpu_hours, cost.gpu_hours) == (None, None, None)

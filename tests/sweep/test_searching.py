@@ -8,7 +8,8 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 
 from distributed_fmlp.architecture import Architecture
-from distributed_fmlp.options import SweepOptions
+from distributed_fmlp.errors import OptionError
+from distributed_fmlp.options import SweepOptions, parse
 from distributed_fmlp.recipe import Recipe
 from distributed_fmlp.records import EpochRecord, TrialRecord
 from distributed_fmlp.sweep.searching import (
@@ -130,3 +131,9 @@ def test_a_stopped_trial_says_how_far_it_came() -> None:
     stopped = stopped_early(TrialRecord("a", 0.1, 0, "running", epochs=rows(0.1, 0.2)), 25)
     assert stopped.status == "stopped" and stopped.ended
     assert (stopped.reason or "").startswith("stopped early after 2 of 25 epochs")
+
+
+def test_a_range_with_too_few_learning_rates_is_refused() -> None:
+    words = "--search random --samples 16 --space lr=0.001:0.0010001 --space dropout=0.1:0.4"
+    with pytest.raises(OptionError, match=r"too few learning rates .* for 16 trials"):
+        asked_trials(parse(words.split()).options)
