@@ -109,9 +109,9 @@ def ray_session(
 
 def _no_node(address: str) -> ClusterError:
     return ClusterError(
-        f"this machine is no node of the cluster at {address}, and Ray needs one where a sweep is "
-        "started: run this on the head (ray exec, ray job submit), or join first, from where all "
-        f"nodes reach this machine: ray start --address={address} --num-cpus=0 --num-gpus=0"
+        f"this machine is no node of the cluster at {address}, and Ray lets no other in: run this "
+        "on the head (ray exec, ray job submit), or join first, from where all nodes reach this "
+        f"machine: ray start --address={address} --num-cpus=0 --num-gpus=0"
     )
 
 
