@@ -140,12 +140,20 @@ class Coordinator:
         """The latest report of each replica heard of lately."""
         return [seen.report for seen in self._lately().values()]
 
-    async def promote(self, candidate: Pinned) -> Outcome:
-        """Serve `candidate` on every replica, or on none."""
+    async def promote(self, candidate: Pinned, compared_with_sha256: str) -> Outcome:
+        """Serve `candidate` on every replica, or on none.
+
+        Refused with 409 unless the model it was compared with is still the one served.
+        """
         if self._promoting.locked():
             return Outcome("another promotion is under way; try again when it has ended", 409)
         async with self._promoting:
-            history = (*self.orders.history, self.orders.current)[-10:]
+            await self._all_before_are_known()
+            current, history = self.orders.current, self.orders.history
+            if current.sha256 != compared_with_sha256:
+                return Outcome("another model was promoted meanwhile; try again", 409)
+            if candidate.sha256 != current.sha256:  # else a rollback would change nothing
+                history = (*history, current)[-10:]
             return await self._change(candidate, history)
 
     async def rollback(self) -> Outcome:
@@ -153,13 +161,13 @@ class Coordinator:
         if self._promoting.locked():
             return Outcome("another promotion is under way; try again when it has ended", 409)
         async with self._promoting:
+            await self._all_before_are_known()
             if not self.orders.history:
                 return Outcome("there is nothing to roll back to: nothing has been promoted", 409)
             *rest, last = self.orders.history
             return await self._change(last, tuple(rest))
 
     async def _change(self, candidate: Pinned, history: tuple[Pinned, ...]) -> Outcome:
-        await self._all_before_are_known()
         before = self.orders
         candidate_id = uuid.uuid4().hex
         known = set(self._lately())

@@ -108,7 +108,7 @@ class Engine(Protocol):
         """Check a bundle and serve it, on every replica or on none.
 
         Raises `RequestError`: 422 when the bundle is refused, saying why; 409 while another
-        promotion runs; 503 when not every replica could take it (the old model goes on).
+        promotion runs, or where one has ended while this bundle was examined; 503 when not every replica could take it (the old model goes on).
         """
 
     async def rollback(self) -> ServiceStatus:

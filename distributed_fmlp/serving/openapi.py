@@ -25,7 +25,7 @@ _ERRORS = {
     "404": "There is no such model or version.",
     "405": "The path doesn't take this method; `Allow` has those it takes.",
     "408": "The body took too long to arrive.",
-    "409": "Not now: another promotion runs, or there is no model to go back to.",
+    "409": "Not now: another promotion runs or has just ended, or there is no model to go back to.",
     "413": "The body, a picture or the number of images is beyond the limits.",
     "415": "The content type or content encoding isn't taken.",
     "422": "The bundle was refused; what was served before goes on being served.",

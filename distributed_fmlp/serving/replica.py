@@ -140,13 +140,15 @@ class Replica:
     async def promote(self, request: PromotionRequest) -> ServiceStatus:
         loop = asyncio.get_running_loop()
         self._check_may_answer()
+        served = self._follower.model
         try:
             pinned, compared = await loop.run_in_executor(
-                self._loading, self._examined, self._follower.model, request
+                self._loading, self._examined, served, request
             )
         except (BundleError, DataError) as error:
             raise RequestError(422, str(error)) from error
-        status = await self._after(await self._ask(self._coordinator.promote, pinned))
+        outcome = await self._ask(self._coordinator.promote, pinned, served.served.sha256)
+        status = await self._after(outcome)
         return replace(status, accuracy=compared)
 
     def _examined(

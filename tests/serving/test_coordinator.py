@@ -28,6 +28,11 @@ def coordinator(deployed: Pinned = A, **changes: Any) -> Coordinator:
     return Coordinator(Orders(0, deployed, deployed), QUICK, **changes)
 
 
+async def promote(leader: Coordinator, candidate: Pinned) -> Outcome:
+    """A promotion by someone who has compared the candidate with what is served."""
+    return await leader.promote(candidate, leader.orders.current.sha256)
+
+
 @dataclass
 class StandIn:
     """A replica that does as it is told, unless its fields say otherwise."""
@@ -99,7 +104,7 @@ def test_a_promotion_ends_when_every_replica_serves_the_new_model(count: int) ->
     async def work() -> None:
         leader, all_of_them = coordinator(), replicas(count)
         async with living(leader, *all_of_them):
-            outcome = await leader.promote(B)
+            outcome = await promote(leader, B)
             assert outcome == Outcome(None, 200)
             assert [each.orders.current for each in all_of_them] == [B] * count
             assert all(each.served == [A, B] for each in all_of_them)
@@ -114,7 +119,7 @@ def test_rollbacks_go_back_through_all_promotions_and_no_further() -> None:
         async with living(leader, one):
             assert (await leader.rollback()).status == 409
             for bundle in (B, C):
-                assert (await leader.promote(bundle)).status == 200
+                assert (await promote(leader, bundle)).status == 200
             for expected in (B, A):
                 assert (await leader.rollback()).status == 200
                 assert one.orders.current == expected
@@ -124,12 +129,27 @@ def test_rollbacks_go_back_through_all_promotions_and_no_further() -> None:
     run(work())
 
 
+def test_a_rollback_goes_back_to_another_model_whatever_was_promoted_twice() -> None:
+    async def work() -> None:
+        leader, one = coordinator(), StandIn("r")
+        elsewhere = Pinned("/elsewhere", B.sha256)
+        async with living(leader, one):
+            for bundle in (B, B, elsewhere):
+                assert (await promote(leader, bundle)).status == 200
+            assert (one.orders.current, leader.orders.history) == (elsewhere, (A,))
+            assert (await leader.rollback()).status == 200
+            assert one.orders.current == A
+            assert (await leader.rollback()).status == 409
+
+    run(work())
+
+
 def test_the_history_is_bounded() -> None:
     async def work() -> None:
         leader, one = coordinator(), StandIn("r")
         async with living(leader, one):
             for number in range(13):
-                assert (await leader.promote(Pinned("x", str(number) * 64))).refusal is None
+                assert (await promote(leader, Pinned("x", str(number) * 64))).refusal is None
             assert len(leader.orders.history) == 10
 
     run(work())
@@ -139,7 +159,7 @@ def test_a_replica_that_starts_during_a_promotion_serves_what_the_others_serve()
     async def work() -> None:
         leader, old = coordinator(), StandIn("old", seconds_to_prepare=0.2)
         async with living(leader, old):
-            promotion = asyncio.create_task(leader.promote(B))
+            promotion = asyncio.create_task(promote(leader, B))
             await asyncio.sleep(0.05)
             late = StandIn("late", orders=replace(await leader.current()))
             async with living(leader, late):
@@ -158,11 +178,11 @@ def test_one_refusal_undoes_the_promotion_before_any_replica_serves_it() -> None
         leader, all_of_them = coordinator(), replicas(3)
         all_of_them[1].refuses = {B: "its SHA-256 is wrong"}
         async with living(leader, *all_of_them):
-            assert await leader.promote(B) == Outcome("its SHA-256 is wrong", 422)
+            assert await promote(leader, B) == Outcome("its SHA-256 is wrong", 422)
             await settled()
             assert all(each.served == [A] for each in all_of_them)
             assert leader.orders == Orders(0, A, A)
-            assert (await leader.promote(C)).status == 200  # a refusal leaves nothing behind
+            assert (await promote(leader, C)).status == 200  # a refusal leaves nothing behind
             assert all(each.served == [A, C] for each in all_of_them)
 
     run(work())
@@ -173,7 +193,7 @@ def test_a_replica_that_falls_silent_undoes_the_promotion() -> None:
         leader, all_of_them = coordinator(), replicas(2)
         all_of_them[1].seconds_to_prepare = 60  # cut off: it reports no more
         async with living(leader, *all_of_them):
-            outcome = await leader.promote(B)
+            outcome = await promote(leader, B)
             assert outcome.status == 503 and "1 of 2 replicas" in (outcome.refusal or "")
             await settled()
             assert all_of_them[0].served == [A]
@@ -185,7 +205,7 @@ def test_a_replica_that_does_not_follow_undoes_the_promotion_on_all_others() -> 
     async def work() -> None:
         leader, all_of_them = coordinator(), replicas(3)
         async with living(leader, *all_of_them):
-            promotion = asyncio.create_task(leader.promote(B))
+            promotion = asyncio.create_task(promote(leader, B))
             while all_of_them[2].prepared_id is None:
                 await asyncio.sleep(0.001)
             all_of_them[2].deaf = True
@@ -206,7 +226,7 @@ def test_a_replica_that_takes_too_long_to_prepare_undoes_the_promotion() -> None
     async def work() -> None:
         leader, slow = coordinator(), Slow("r")
         async with living(leader, slow):
-            outcome = await leader.promote(B)
+            outcome = await promote(leader, B)
             assert outcome.status == 503 and slow.served == [A]
 
     run(work())
@@ -217,7 +237,7 @@ def test_a_replica_that_leaves_in_good_order_is_not_waited_for() -> None:
         leader, stays, leaves = coordinator(), StandIn("stays"), StandIn("leaves")
         leaves.seconds_to_prepare = 60
         async with living(leader, stays, leaves) as tasks:
-            promotion = asyncio.create_task(leader.promote(B))
+            promotion = asyncio.create_task(promote(leader, B))
             await asyncio.sleep(0.1)
             tasks[1].cancel()
             await leader.leave("leaves")
@@ -230,7 +250,7 @@ def test_a_replica_that_leaves_in_good_order_is_not_waited_for() -> None:
 def test_without_any_replica_nothing_is_promoted() -> None:
     async def work() -> None:
         leader = coordinator()
-        assert (await leader.promote(B)).status == 503
+        assert (await promote(leader, B)).status == 503
         assert leader.orders.current == A
 
     run(work())
@@ -240,9 +260,24 @@ def test_of_two_promotions_at_once_one_is_refused_with_409() -> None:
     async def work() -> None:
         leader, one = coordinator(), StandIn("r", seconds_to_prepare=0.1)
         async with living(leader, one):
-            outcomes = await asyncio.gather(leader.promote(B), leader.promote(C), leader.rollback())
+            outcomes = await asyncio.gather(promote(leader, B), promote(leader, C), leader.rollback())
             assert [outcome.status for outcome in outcomes] == [200, 409, 409]
             assert one.served == [A, B]
+
+    run(work())
+
+
+def test_what_was_compared_with_a_model_no_longer_served_is_refused_with_409() -> None:
+    async def work() -> None:
+        leader, one = coordinator(), StandIn("r")
+        async with living(leader, one):
+            compared_with = leader.orders.current.sha256
+            assert (await leader.promote(B, compared_with)).status == 200
+            outcome = await leader.promote(C, compared_with)
+            assert outcome.status == 409 and "promoted meanwhile" in (outcome.refusal or "")
+            await settled()
+            assert one.served == [A, B] and leader.orders.history == (A,)
+            assert (await leader.promote(C, B.sha256)).status == 200
 
     run(work())
 
@@ -254,7 +289,7 @@ def test_replicas_hear_of_news_at_once_and_otherwise_after_a_while() -> None:
         async with living(leader, one):
             loop = asyncio.get_running_loop()
             began = loop.time()
-            assert (await leader.promote(B)).status == 200
+            assert (await promote(leader, B)).status == 200
             assert loop.time() - began < 1.0
 
     run(work())
@@ -268,13 +303,31 @@ def test_a_restarted_coordinator_takes_over_what_its_replicas_serve() -> None:
         leaders = [coordinator()]
         all_of_them = replicas(2)
         async with living(lambda: leaders[-1], *all_of_them):
-            assert (await leaders[0].promote(B)).status == 200
+            assert (await promote(leaders[0], B)).status == 200
             leaders.append(coordinator(before=2))
             assert (await leaders[1].current()).current == B  # waits until it has heard
             await settled()
             assert [each.served for each in all_of_them] == [[A, B], [A, B]]
             assert (await leaders[1].rollback()).status == 200
             assert [each.orders.current for each in all_of_them] == [A, A]
+
+    run(work())
+
+
+def test_a_restarted_coordinator_hears_what_is_served_before_it_judges_a_promotion() -> None:
+    async def work() -> None:
+        leader = coordinator(before=1)
+        promotion = asyncio.create_task(leader.promote(C, B.sha256))
+        await asyncio.sleep(0.05)
+        async with living(leader, StandIn("r", orders=Orders(3, B, A, (A,)))):
+            assert (await promotion).status == 200
+            assert (leader.orders.current, leader.orders.history) == (C, (A, B))
+        leader = coordinator(before=1)
+        back = asyncio.create_task(leader.rollback())
+        await asyncio.sleep(0.05)
+        async with living(leader, StandIn("r", orders=Orders(4, C, A, (A, B)))):
+            assert (await back).status == 200
+            assert (leader.orders.current, leader.orders.history) == (B, (A,))
 
     run(work())
 
