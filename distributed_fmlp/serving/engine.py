@@ -97,18 +97,23 @@ class Engine(Protocol):
     def model(self) -> ServedModel | None:
         """The model that answers now; `None` until one is verified, and while it may be stale."""
 
-    async def predict(self, images: Images) -> Answer:
+    def check_capacity(self) -> None:
+        """Raise what `predict` would, were one more image asked of it. Costs next to nothing."""
+
+    async def predict(self, images: Images, deadline: float) -> Answer:
         """Probabilities for uint8 `[N, 784]` (0 to 255) or float32 `[N, 784]` (0 to 1).
 
-        Raises `RequestError` with 503 and `Retry-After` over capacity or past the deadline. May be
-        cancelled; images of a cancelled request that have not been computed yet are dropped.
+        Raises `RequestError` with 503 and `Retry-After` over capacity or past the deadline, which
+        is on time.monotonic's clock. May be cancelled; images of a cancelled request that have not
+        been computed yet are dropped.
         """
 
     async def promote(self, request: PromotionRequest) -> ServiceStatus:
         """Check a bundle and serve it, on every replica or on none.
 
         Raises `RequestError`: 422 when the bundle is refused, saying why; 409 while another
-        promotion runs, or where one has ended while this bundle was examined; 503 when not every replica could take it (the old model goes on).
+        promotion runs, or where one has ended while this bundle was examined; 503 when not every
+        replica could take it (the old model goes on).
         """
 
     async def rollback(self) -> ServiceStatus:

@@ -150,20 +150,19 @@ class Bodies:
             if not declared.isdigit() or len(declared) > 18:
                 length = quoted(declared.decode("latin-1"))
                 raise BodyRefused(400, f"Content-Length is {length}, not a length")
-            size = int(declared)
-            _check(size, most)
-            self._hold(request, size)
+            _check(int(declared), most)
         try:
             async with asyncio.timeout(self._seconds):
                 message = await request.receive()
                 if message["type"] != "http.request":
                     raise ClientGone
                 body: bytes = message.get("body", b"")
+                _check(len(body), most)
+                self._hold(request, len(body))
                 if message.get("more_body"):
                     body = await self._rest(request, body, most)
         except TimeoutError:
             raise BodyRefused(408, f"the body took more than {self._seconds:g} s") from None
-        _check(len(body), most)
         return body
 
     def release(self, request: Request) -> None:
@@ -188,6 +187,7 @@ class Bodies:
                 return b"".join(chunks)
 
     def _hold(self, request: Request, size: int) -> None:
+        """Take what has come from the budget; what is only announced costs a client nothing."""
         more = size - request.held
         if size <= SMALL_BODY or more <= 0:
             return

@@ -61,6 +61,7 @@ class HttpSettings:
     body_budget_bytes: int = 256 * 2**20  # of all bodies above 64 KiB at one time
     decode_threads: int = 2
     most_waiting_decodes: int = 64
+    deadline_seconds: float = 10.0  # from when a body is there; what is older is not computed
 
     def __post_init__(self) -> None:
         hosts = frozenset(host.lower() for host in self.allowed_hosts)
@@ -83,7 +84,12 @@ class HttpService:
         )
         self._workers = Workers(settings.decode_threads, settings.most_waiting_decodes)
         self._around = Surroundings(
-            engine, self._bodies, self._workers, settings.limits, settings.model_name
+            engine,
+            self._bodies,
+            self._workers,
+            settings.limits,
+            settings.model_name,
+            settings.deadline_seconds,
         )
         self._infer = InferRoutes(self._around)
         self._routes: Mapping[str, Route] = {

@@ -113,6 +113,7 @@ class InferRoutes:
         json_length = parse_json_length(request.header(_JSON_LENGTH))
         query = request.query()
         body = await self._around.bodies.read(request)
+        deadline = self._around.admit()
         encoding = content_encoding(request)
         limits = self._around.limits
         if encoding is None and len(body) <= SMALL_BODY:
@@ -123,10 +124,13 @@ class InferRoutes:
                     decompress(body, encoding, limits.max_body_bytes),
                     json_length=json_length,
                     limits=limits,
-                )
+                ),
+                deadline,
             )
         traced = is_traced(request, query) or _trace_parameter(asked.parameters)
-        answer = await unless_client_leaves(request, self._around.engine.predict(asked.images))
+        answer = await unless_client_leaves(
+            request, self._around.engine.predict(asked.images, deadline)
+        )
         # the version asked for may have been replaced while its turn came
         self._check_version(request, answer.model.version)
         return await self._answered(request, asked, answer, traced)

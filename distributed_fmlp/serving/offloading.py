@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from typing import TypeVar
 
 from distributed_fmlp.serving.errors import RequestError
@@ -24,13 +25,17 @@ class Workers:
         self._taken = 0
         self._lock = threading.Lock()
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """The result of `work()`, done in a thread. `RequestError` 503 where too many wait."""
+    async def run(self, work: Callable[[], T], deadline: float | None = None) -> T:
+        """The result of `work()`, done in a thread.
+
+        Raises `RequestError` 503 where too many wait, and where its turn comes past `deadline`, on
+        time.monotonic's clock: it isn't done at all then.
+        """
         with self._lock:
             if self._taken >= self._most:
                 raise RequestError(503, "too many large bodies at once; try again in a moment")
             self._taken += 1
-        done = self._threads.submit(work)
+        done = self._threads.submit(work if deadline is None else _unless_late(work, deadline))
         # counted until the thread is done with it, even if nobody waits for it any more
         done.add_done_callback(self._give_back)
         return await asyncio.wrap_future(done)
@@ -41,6 +46,15 @@ class Workers:
     def _give_back(self, _: object) -> None:
         with self._lock:
             self._taken -= 1
+
+
+def _unless_late(work: Callable[[], T], deadline: float) -> Callable[[], T]:
+    def done_in_time() -> T:
+        if monotonic() > deadline:
+            raise RequestError(503, "the request waited too long; try again in a moment")
+        return work()
+
+    return done_in_time
 
 
 async def unless_client_leaves(request: Request, work: Awaitable[T]) -> T:

@@ -33,11 +33,14 @@ class PredictRoute:
         query = request.query()
         traced, shows = is_traced(request, query), _shows_pixels(query)
         body = await self._around.bodies.read(request)
-        asked = await self._decoded(request, body, query)
+        deadline = self._around.admit()
+        asked = await self._decoded(request, body, query, deadline)
         count = len(asked.images)
         if shows and count > MOST_SHOWN:
             raise RequestError(400, f"pixels are shown for {MOST_SHOWN} images, not {count}")
-        answer = await unless_client_leaves(request, self._around.engine.predict(asked.images))
+        answer = await unless_client_leaves(
+            request, self._around.engine.predict(asked.images, deadline)
+        )
         shown = asked.images if shows else None
         if count > _MANY_IMAGES:
             text = await self._around.workers.run(lambda: encode_predict(answer, shown))
@@ -48,7 +51,7 @@ class PredictRoute:
         return await self._around.prediction_response(request, text, b"application/json", headers)
 
     async def _decoded(
-        self, request: Request, body: bytes, query: Mapping[str, str]
+        self, request: Request, body: bytes, query: Mapping[str, str], deadline: float
     ) -> PredictInput:
         kind = request.header(b"content-type")
         encoding = content_encoding(request)
@@ -59,7 +62,8 @@ class PredictRoute:
         return await self._around.workers.run(
             lambda: decode_predict(
                 decompress(body, encoding, limits.max_body_bytes), kind, query, limits
-            )
+            ),
+            deadline,
         )
 
 

@@ -97,6 +97,7 @@ class Replica:
                     max_body_bytes=settings.max_body_bytes, max_images=settings.max_images
                 ),
                 allowed_hosts=frozenset(settings.allowed_hosts),
+                deadline_seconds=settings.deadline_s,
             ),
             self._metrics,
         )
@@ -110,13 +111,12 @@ class Replica:
         """`None` while another model may be served elsewhere: nothing is answered then."""
         return self._follower.model.served if self._follower.may_answer else None
 
-    async def predict(self, images: Images) -> Answer:
+    def check_capacity(self) -> None:
+        self._check_room_for(1)
+
+    async def predict(self, images: Images, deadline: float) -> Answer:
         count = len(images)
-        self._check_may_answer()
-        # A few requests of many images each are as much work as many of one.
-        full = self._queued_images + count > self._settings.max_queued_images
-        if self._queued >= self._settings.max_queued or (self._queued and full):
-            raise self._busy("over capacity")
+        self._check_room_for(count)
         model = (
             self._follower.model
         )  # one model for the whole request, whatever is promoted meanwhile
@@ -124,7 +124,7 @@ class Replica:
         self._queued_images += count
         self._metrics.queue(self._queued)
         try:
-            parts = await self._compute_parts(model, images)
+            parts = await self._compute_parts(model, images, deadline)
         finally:
             self._queued -= 1
             self._queued_images -= count
@@ -205,8 +205,9 @@ class Replica:
 
     # Computing
 
-    async def _compute_parts(self, model: InferenceModel, images: Images) -> list[Any]:
-        deadline = time.monotonic() + self._settings.deadline_s
+    async def _compute_parts(
+        self, model: InferenceModel, images: Images, deadline: float
+    ) -> list[Any]:
         size = self._settings.max_batch_size
         if len(images) <= size:
             return [await self._part(Work(model, images, deadline))]
@@ -250,6 +251,13 @@ class Replica:
         if isinstance(part, Exception):
             raise RuntimeError("the model failed") from part
         return part
+
+    def _check_room_for(self, images: int) -> None:
+        self._check_may_answer()
+        # A few requests of many images each are as much work as many of one.
+        full = self._queued_images + images > self._settings.max_queued_images
+        if self._queued >= self._settings.max_queued or (self._queued and full):
+            raise self._busy("over capacity")
 
     def _check_may_answer(self) -> None:
         if not self._follower.may_answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 from distributed_fmlp.serving.compression import compress_response
@@ -42,6 +43,7 @@ class Surroundings:
     workers: Workers
     limits: Limits
     model_name: str
+    deadline_seconds: float
 
     def model(self) -> ServedModel:
         """The model served; `RequestError` 503 while there is none."""
@@ -49,6 +51,14 @@ class Surroundings:
         if model is None:
             raise RequestError(503, "no model is ready yet")
         return model
+
+    def admit(self) -> float:
+        """Until when a prediction whose body is there may be computed, on time.monotonic's clock.
+
+        To be asked before the body is decoded: `RequestError` 503 where there is no room for it.
+        """
+        self.engine.check_capacity()
+        return monotonic() + self.deadline_seconds
 
     async def prediction_response(
         self, request: Request, body: bytes, content_type: bytes, headers: Headers

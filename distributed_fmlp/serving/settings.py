@@ -38,7 +38,7 @@ class ServiceArguments(BaseModel):
     max_images: int = Field(default=16384, ge=1, description="images of one request")
     max_body_bytes: int = Field(default=16 << 20, ge=1024)
     deadline_s: float = Field(
-        default=10.0, gt=0, description="a request older than this is not computed"
+        default=10.0, gt=0, description="a request that has been there for longer is not computed"
     )
     retry_after_s: int = Field(default=1, ge=1, description="what a 503 tells clients to wait")
     token_file: str | None = Field(

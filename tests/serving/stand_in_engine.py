@@ -56,13 +56,18 @@ def expected(images: Images) -> NDArray[np.float32]:
 
 @dataclass
 class StandInEngine:
-    """Keeps what it was asked; `failure` is raised, `delay` seconds are waited."""
+    """Keeps what it was asked; `failure` is raised, `delay` seconds are waited.
+
+    `full` refuses what comes before it is decoded.
+    """
 
     served: ServedModel | None = MODEL
     failure: Exception | None = None
+    full: bool = False
     delay: float = 0.0
     cancelled: int = 0
     shapes: list[tuple[int, ...]] = field(default_factory=list)
+    deadlines: list[float] = field(default_factory=list)
     orders: list[PromotionRequest] = field(default_factory=list)
     before: ServedModel | None = None
     counted: Metrics = field(default_factory=Metrics)
@@ -71,10 +76,15 @@ class StandInEngine:
     def model(self) -> ServedModel | None:
         return self.served
 
-    async def predict(self, images: Images) -> Answer:
+    def check_capacity(self) -> None:
+        if self.full:
+            raise RequestError(503, "over capacity", headers={"Retry-After": "7"})
+
+    async def predict(self, images: Images, deadline: float) -> Answer:
         assert images.ndim == 2 and images.shape[1] == 784 and images.flags.c_contiguous
         assert images.dtype in (np.uint8, np.float32)
         self.shapes.append(images.shape)
+        self.deadlines.append(deadline)
         if self.delay:
             try:
                 await asyncio.sleep(self.delay)

@@ -260,7 +260,9 @@ def test_of_two_promotions_at_once_one_is_refused_with_409() -> None:
     async def work() -> None:
         leader, one = coordinator(), StandIn("r", seconds_to_prepare=0.1)
         async with living(leader, one):
-            outcomes = await asyncio.gather(promote(leader, B), promote(leader, C), leader.rollback())
+            outcomes = await asyncio.gather(
+                promote(leader, B), promote(leader, C), leader.rollback()
+            )
             assert [outcome.status for outcome in outcomes] == [200, 409, 409]
             assert one.served == [A, B]
 

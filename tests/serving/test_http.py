@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import io
 import json
@@ -354,6 +355,105 @@ def test_large_bodies_together_stay_within_the_budget_and_give_it_back(
     error_of(answer, 503)
     assert answer.headers["retry-after"] == "1"
     assert post_raw(app).status_code == 200
+
+
+def test_clients_that_only_announce_large_bodies_take_nothing_from_the_others(
+    engine: StandInEngine,
+) -> None:
+    head = (
+        f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {16 << 20}\r\n"
+        "Content-Type: application/octet-stream\r\nExpect: 100-continue\r\n\r\n"
+    ).encode()
+    many = np.random.default_rng(3).integers(0, 256, (200, 784), dtype=np.uint8)
+    with listening(service(engine)) as port, contextlib.ExitStack() as stack:
+        for _ in range(20):  # more than the budget of 256 MiB holds
+            idle = stack.enter_context(socket.create_connection(("127.0.0.1", port), 20))
+            idle.sendall(head)
+            assert b" 100 Continue" in idle.recv(4096)  # its body is waited for
+        url = f"http://127.0.0.1:{port}/predict"
+        for _ in range(3):
+            answer = httpx.post(url, content=many.tobytes(), headers=OCTETS, trust_env=False)
+            assert answer.status_code == 200, answer.text
+        assert len(answer.json()["predictions"]) == 200
+
+
+def test_what_has_come_of_unfinished_bodies_counts_until_they_end(engine: StandInEngine) -> None:
+    many = np.zeros((200, 784), np.uint8)
+    app = service(engine, body_budget_bytes=2 * many.nbytes - 1)
+
+    async def together() -> tuple[httpx.Response, httpx.Response, httpx.Response]:
+        halfway, may_end = asyncio.Event(), asyncio.Event()
+
+        async def slowly() -> Any:
+            yield many[:100].tobytes()
+            yield many[100:199].tobytes()
+            halfway.set()
+            await may_end.wait()
+            yield many[199:].tobytes()
+
+        transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+
+            async def post(content: Any) -> httpx.Response:
+                return await client.post("/predict", content=content, headers=OCTETS)
+
+            slow = asyncio.create_task(post(slowly()))
+            await halfway.wait()
+            fits = await post(many[:199].tobytes())
+            refused = await post(np.zeros((202, 784), np.uint8).tobytes())
+            may_end.set()
+            return await slow, fits, refused
+
+    slow, fits, refused = asyncio.run(together())
+    assert (slow.status_code, fits.status_code) == (200, 200)
+    assert "large bodies" in error_of(refused, 503)
+    assert post_raw(app, many).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/predict", INFER])
+@pytest.mark.parametrize("size", [10, 100_000], ids=["small", "large"])
+def test_over_capacity_nothing_is_decoded_before_it_is_refused(
+    engine: StandInEngine, path: str, size: int
+) -> None:
+    app = service(engine)
+    damaged = {"content": b"{" * size, "headers": {"Content-Type": "application/json"}}
+    error_of(ask(app, "POST", path, **damaged), 400)
+    engine.full = True
+    answer = ask(app, "POST", path, **damaged)
+    assert error_of(answer, 503) == "over capacity"
+    assert answer.headers["retry-after"] == "7"
+
+
+def test_the_deadline_counts_from_the_arrival_and_not_from_the_end_of_decoding(
+    engine: StandInEngine,
+) -> None:
+    app = service(engine, deadline_seconds=5.0, decode_threads=1)
+    many = np.zeros((200, 784), np.uint8)
+
+    async def asked() -> float:
+        async def receive() -> Message:
+            return {"type": "http.request", "body": many.tobytes()}
+
+        async def send(message: Message) -> None:
+            pass
+
+        scope = {
+            "type": "http", "method": "POST", "path": "/predict", "query_string": b"",
+            "headers": [(b"content-type", b"application/octet-stream")],
+        }  # fmt: skip
+        gate = threading.Event()
+        held = asyncio.create_task(app._workers.run(lambda: gate.wait(20)))
+        await asyncio.sleep(0)
+        began = time.monotonic()
+        request = asyncio.create_task(app(scope, receive, send))
+        await asyncio.sleep(0.3)  # its decoding waits for the thread meanwhile
+        assert engine.deadlines == []
+        gate.set()
+        await asyncio.gather(held, request)
+        return began
+
+    began = asyncio.run(asked())
+    assert began + 5.0 <= engine.deadlines[0] < began + 5.25
 
 
 def test_decoding_a_large_body_does_not_hold_up_the_others(engine: StandInEngine) -> None:

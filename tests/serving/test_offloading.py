@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import pytest
 
@@ -65,6 +66,25 @@ def test_a_thread_is_taken_until_it_is_done_even_when_nobody_waits() -> None:
                 await asyncio.sleep(0.01)
         else:
             pytest.fail("the thread was never given back")
+        workers.stop()
+
+    asyncio.run(run())
+
+
+def test_work_whose_turn_comes_past_its_deadline_is_not_done() -> None:
+    async def run() -> None:
+        workers, gate = Workers(1, 2), threading.Event()
+        done: list[str] = []
+        held = asyncio.create_task(workers.run(lambda: gate.wait(20)))
+        late = asyncio.create_task(workers.run(lambda: done.append("late"), time.monotonic() + 0.1))
+        good = asyncio.create_task(workers.run(lambda: done.append("good"), time.monotonic() + 60))
+        await asyncio.sleep(0.2)
+        gate.set()
+        with pytest.raises(RequestError) as refused:
+            await late
+        assert refused.value.status == 503 and "waited too long" in refused.value.message
+        await asyncio.gather(held, good)
+        assert done == ["good"]
         workers.stop()
 
     asyncio.run(run())

@@ -133,7 +133,7 @@ def test_a_part_of_a_big_request_that_waits_too_long_makes_it_a_503_of_its_own(
 
     replica._gather = gather
     with pytest.raises(RequestError) as caught:
-        asyncio.run(replica._compute_parts(models[0], images(5, 0)))
+        asyncio.run(replica._compute_parts(models[0], images(5, 0), LATER))
     assert caught.value.status == 503 and caught.value.headers["Retry-After"] == "7"
     assert seen[:2] == [2, 2]
 
@@ -165,15 +165,18 @@ def test_images_held_are_bounded_too_but_one_request_alone_is_never_too_much(
             return models[0](work.images)
 
         replica._gather = gather
-        held = [asyncio.create_task(replica.predict(images(count, 0))) for count in (6, 2)]
+        held = [asyncio.create_task(replica.predict(images(count, 0), LATER)) for count in (6, 2)]
         await asyncio.sleep(0)
         assert (replica._queued, replica._queued_images) == (2, 8)
         with pytest.raises(RequestError) as caught:
-            await replica.predict(images(1, 0))
+            await replica.predict(images(1, 0), LATER)
         assert caught.value.status == 503 and "Retry-After" in caught.value.headers
+        with pytest.raises(RequestError, match="over capacity"):
+            replica.check_capacity()
         released.set()
         assert [len(answer.labels) for answer in await asyncio.gather(*held)] == [6, 2]
-        assert len((await replica.predict(images(12, 0))).labels) == 12
+        replica.check_capacity()
+        assert len((await replica.predict(images(12, 0), LATER)).labels) == 12
         assert (replica._queued, replica._queued_images) == (0, 0)
 
     asyncio.run(ask())
