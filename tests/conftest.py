@@ -15,7 +15,7 @@ from distributed_fmlp.data import Dataset, load_dataset
 REAL_DATA_FIXTURES = {"data_dir", "real_data"}
 BROWSER_FIXTURES = {"browser", "chromium"}
 # What FMLP_REQUIRE may name, and the marker of the tests that it must not let be skipped.
-REQUIRABLE = {"data": "real_data", "browser": "browser"}
+REQUIRABLE = {"data": "real_data", "browser": "browser", "kserve": "kserve", "wrk": "wrk"}
 FIGURE = "figure"
 _LONGEST = {
     name: place

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +25,11 @@ RESULT = (
     'RESULT {"requests": 500, "seconds": 2.0, "p50_ms": 1.5, "p99_ms": 9.25, "max_ms": 20.0, '
     '"connect": 1, "read": 2, "write": 3, "timeout": 4, "status": 100}'
 )
+
+
+def needs_wrk(test: Callable[..., None]) -> Any:
+    missing = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk isn't installed")
+    return pytest.mark.wrk(missing(test))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +69,7 @@ def test_wrk_that_measured_nothing_is_an_error(bench: Any) -> None:
         bench.serving_load.parse_wrk("unable to connect to 127.0.0.1:1", 1, 1)
 
 
-@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk isn't installed")
+@needs_wrk
 def test_wrk_sends_the_bodies_in_turn_with_their_headers(bench: Any, tmp_path: Path) -> None:
     seen: set[tuple[bytes, str | None, str]] = set()
 
@@ -220,7 +225,7 @@ def test_all_of_a_commands_processes_are_counted(bench: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk isn't installed")
+@needs_wrk
 def test_a_rival_is_started_checked_loaded_and_stopped(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle", seed=1, steps=0)
     out = tmp_path / "serving.json"

@@ -230,6 +230,17 @@ class Reply:
         return np.array(rows, dtype=np.float32)
 
 
+def assert_error(reply: Reply, status: int, *, server: str | None = None) -> str:
+    assert reply.status == status, reply.body
+    assert reply.headers["Content-Type"] == "application/json"
+    said: str = reply.json["error"]
+    assert said and set(reply.json) == {"error"}
+    assert reply.headers["Server"] == server
+    for secret in ("Traceback", "/work", "site-packages", "Ray", "ray", "HAProxy", "uvicorn"):
+        assert secret not in reply.body.decode()
+    return said
+
+
 class Connection:
     """A client's connection, kept open from request to request."""
 
@@ -359,6 +370,7 @@ class Load:
     refused: int = 0  # 503 with Retry-After and a reason, where `may_refuse`
     answers: dict[str, int] = field(default_factory=dict)  # by version
     seconds: list[float] = field(default_factory=list)
+    token: str | None = None
     begun: list[tuple[float, str]] = field(default_factory=list)  # time.monotonic(), and by version
 
     def __post_init__(self) -> None:
@@ -383,7 +395,7 @@ class Load:
             assert not any(thread.is_alive() for thread in threads), "a request never ended"
 
     def _work(self, port: int, place: int, may_refuse: bool) -> None:
-        connection = Connection(port)
+        connection = Connection(port, self.token)
         row = place % len(self.images)
         while not self._stop.is_set():
             row = (row + 1) % len(self.images)

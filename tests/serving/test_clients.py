@@ -94,6 +94,7 @@ def test_triton_is_told_what_was_wrong(triton: InferenceServerClient) -> None:
         triton.infer("fmlp", [tensor], model_version="old")
 
 
+@pytest.mark.kserve
 def test_the_kserve_sdk_works(port: int) -> None:
     check_kserve(kserve_answers(f"http://127.0.0.1:{port}"), expected(IMAGES))
 

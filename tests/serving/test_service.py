@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.http import InferenceServerClient, InferInput
 
+from distributed_fmlp.serving.settings import ServiceArguments
 from tests.serving import kserve_sdk
 from tests.serving.conftest import Bundles
 from tests.serving.running_service import (
@@ -33,23 +34,28 @@ from tests.serving.running_service import (
     Load,
     Reply,
     Service,
+    assert_error,
     gone,
     listening_addresses,
     running_service,
 )
+from tests.serving.token_checks import TOKEN, check_token, check_token_is_told_nowhere
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+DEADLINE = ServiceArguments().deadline_s
 IMAGES = np.random.default_rng(5).integers(0, 256, (32, 784), dtype=np.uint8)
 INFER = "/v2/models/fmlp/infer"
 MAX_QUEUED = 16
-TOKEN = "correct-horse-battery-staple-0123"
+MAX_BODY_MIB = 8
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, bundles: Bundles) -> Iterator[Service]:
     directory = tmp_path_factory.mktemp("service")
     with running_service(
-        directory, str(bundles.first), "--max-queued", str(MAX_QUEUED), "--max-body-mib", "2"
+        directory,
+        *(str(bundles.first), "--max-queued", str(MAX_QUEUED)),
+        *("--max-body-mib", str(MAX_BODY_MIB)),
     ) as running:
         yield running
 
@@ -67,17 +73,6 @@ def first(service: Service, bundles: Bundles) -> str:
         reply = service.admin("promote", bundle=str(bundles.first), allowed_accuracy_drop=1)
         assert reply.status == 200, reply.body
     return version
-
-
-def assert_error(reply: Reply, status: int, *, server: str | None = None) -> str:
-    assert reply.status == status, reply.body
-    assert reply.headers["Content-Type"] == "application/json"
-    said: str = reply.json["error"]
-    assert said and set(reply.json) == {"error"}
-    assert reply.headers["Server"] == server
-    for secret in ("Traceback", "/work", "site-packages", "Ray", "ray", "HAProxy", "uvicorn"):
-        assert secret not in reply.body.decode()
-    return said
 
 
 # --- starting
@@ -168,6 +163,7 @@ def test_triton_with_its_defaults(
             assert answer.get_response()["model_version"] == first
 
 
+@pytest.mark.kserve
 def test_the_kserve_sdk(service: Service, bundles: Bundles, first: str) -> None:
     expected = bundles.probabilities(kserve_sdk.IMAGES)[first]
     kserve_sdk.check_kserve(kserve_sdk.kserve_answers(service.url), expected)
@@ -242,7 +238,7 @@ def bomb(size: int) -> bytes:
             {"Content-Encoding": "deflate"},
             413,
         ),
-        ("POST", "/predict", bytes(3 << 20), OCTETS, 413),
+        ("POST", "/predict", bytes((MAX_BODY_MIB + 1) << 20), OCTETS, 413),
         ("POST", INFER, b"{}", {"Inference-Header-Content-Length": "999"}, 400),
         ("POST", "/admin/promote", b"bundle=x", {}, 415),
     ],
@@ -406,24 +402,43 @@ def test_over_capacity_it_says_503_at_once_and_keeps_its_latency(
     expected: dict[str, NDArray[np.float32]],
     tell: Callable[[str], None],
 ) -> None:
-    blocks = np.tile(IMAGES, (64, 1)).tobytes()  # 2,048 images: about the largest body
+    blocks = np.tile(IMAGES, (64, 1)).tobytes()  # 2,048 images
     refused: list[Reply] = []
     answered: list[Reply] = []
+    small: list[Reply] = []
+    over = threading.Event()
 
     def ask(_: int) -> None:
         with service.connect() as connection:
             reply = connection.ask("POST", "/predict", blocks, OCTETS)
             (answered if reply.status == 200 else refused).append(reply)
 
+    def ask_for_one() -> None:
+        with service.connect() as connection:
+            while not over.wait(0.05):
+                small.append(connection.predict(IMAGES[:1]))
+
+    beside = threading.Thread(target=ask_for_one)
+    beside.start()
     with ThreadPoolExecutor(100) as clients:
         list(clients.map(ask, range(150)))
-    seconds = sorted(reply.seconds for reply in answered)
+    over.set()
+    beside.join(60)
+    seconds, at_once, of_one = (
+        np.array([reply.seconds for reply in replies]) for replies in (answered, refused, small)
+    )
     tell(
         f"150 requests of 2048 images at 100 connections, {MAX_QUEUED} held at once: "
-        f"{len(answered)} answered, {len(refused)} refused; slowest answer {seconds[-1]:.2f} s, "
-        f"median refusal {np.median([reply.seconds for reply in refused]):.3f} s",
+        f"{len(answered)} answered, {len(refused)} refused; answers median "
+        f"{np.median(seconds):.2f} s, slowest {seconds.max():.2f} s; refusals median "
+        f"{np.median(at_once):.3f} s, slowest {at_once.max():.3f} s; {len(small)} of one image "
+        f"meanwhile: median {np.median(of_one):.3f} s, slowest {of_one.max():.3f} s",
     )
-    assert refused and answered
+    assert refused and answered and small
+    assert np.median(at_once) < np.median(seconds)
+    assert max(seconds.max(), at_once.max(), of_one.max()) < DEADLINE
+    assert np.median(of_one) < np.median(seconds)
+    assert {reply.status for reply in small} <= {200, 503}
     for reply in refused:
         assert_error(reply, 503)
         assert int(reply.headers["Retry-After"]) >= 1
@@ -439,7 +454,7 @@ def test_small_requests_are_not_held_up_behind_a_big_one(
     expected: dict[str, NDArray[np.float32]],
     tell: Callable[[str], None],
 ) -> None:
-    big = np.tile(IMAGES, (80, 1))  # 2,560 images
+    big = np.tile(IMAGES, (320, 1))  # 10,240 images: about the largest body
     alone, beside = Load(expected, IMAGES), Load(expected, IMAGES)
     with alone.on(service.port, connections=2):
         time.sleep(1)
@@ -453,8 +468,7 @@ def test_small_requests_are_not_held_up_behind_a_big_one(
         f"{1000 * beside.percentile(0.5):.1f} ms, p99 {1000 * beside.percentile(0.99):.1f} ms",
     )
     assert (beside.failed, beside.mixed) == ([], [])
-    assert beside.percentile(0.5) < took
-    assert beside.percentile(0.99) < max(2 * took, 0.5)
+    assert beside.percentile(0.99) < took
 
 
 def test_clients_that_go_away_leave_nothing_queued(service: Service, first: str) -> None:
@@ -558,6 +572,78 @@ def test_a_killed_coordinator_costs_no_request_and_forgets_no_promotion(
     assert service.version == first
 
 
+@pytest.mark.parametrize("victim", ["coordinator", "replica"])
+def test_a_promotion_killed_halfway_leaves_one_model_and_mixes_no_answer(
+    service: Service,
+    bundles: Bundles,
+    first: str,
+    expected: dict[str, NDArray[np.float32]],
+    victim: str,
+    tell: Callable[[str], None],
+) -> None:
+    second = bundles.version(bundles.second)
+    order = {"bundle": str(bundles.second), "allowed_accuracy_drop": 1}
+    undisturbed = service.admin("promote", **order)
+    assert (undisturbed.status, service.admin("rollback").status) == (200, 200)
+    told: list[Reply | None] = []
+
+    def promote() -> None:
+        try:
+            told.append(service.admin("promote", **order))
+        except (OSError, http.client.HTTPException):
+            told.append(None)  # the connection broke
+
+    killed = (
+        service.replica_process()
+        if victim == "replica"
+        else next(each for each in service.command.family() if victim in " ".join(each.cmdline()))
+    )
+    load = Load(expected, IMAGES)
+    promotion = threading.Thread(target=promote)
+    with load.on(service.port, connections=4, may_refuse=True):
+        promotion.start()
+        time.sleep(undisturbed.seconds / 2)
+        assert not told
+        killed.send_signal(signal.SIGKILL)
+        promotion.join(90)
+        (reply,) = told
+        serves, replicas = at_rest(service, {first: bundles.first, second: bundles.second})
+        rested = time.monotonic()
+        time.sleep(0.5)
+    said = "connection broken" if reply is None else f"{reply.status} {reply.body[:150]!r}"
+    tell(
+        f"{victim} killed {500 * undisturbed.seconds:.0f} ms into a promotion, which was told: "
+        f"{said}; then {'the new' if serves == second else 'the old'} model: {load.figures()}"
+    )
+    assert load.mixed == [] and set(load.answers) <= {first, second}
+    assert replicas == {serves}
+    assert {version for began, version in load.begun if began > rested} == {serves}
+    if victim == "coordinator":
+        assert load.failed == []
+    if reply is not None and reply.status == 200:
+        assert serves == second
+    elif reply is not None and b"ask for the status" not in reply.body:
+        assert serves == first
+
+
+def at_rest(service: Service, bundles: dict[str, Path]) -> tuple[str, set[str]]:
+    """The version served, and by replicas, once no promotion is under way any more.
+
+    It isn't when what is served can be promoted again, which changes nothing.
+    """
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            serves = service.version
+            reply = service.admin("promote", bundle=str(bundles[serves]), allowed_accuracy_drop=1)
+            if reply.status == 200 and reply.json["model"]["version"] == serves:
+                return serves, {each["version"] for each in reply.json["replicas"]}
+        except (OSError, http.client.HTTPException, KeyError, ValueError):
+            pass
+        time.sleep(0.1)
+    raise AssertionError("the service never came to rest")
+
+
 # --- a token, and the end
 
 
@@ -574,53 +660,15 @@ def test_with_a_token_and_until_the_end(
     words = (str(bundles.first), "--token-file", str(file))
     before = set(Path("/tmp").glob("fmlp-*"))
     with running_service(directory, *words, token=TOKEN) as service:
-        check_token(service)
+        check_token(service, "--token-file", str(file))
         family = service.command.family()
-        for process in family:
-            assert TOKEN not in " ".join(process.cmdline())
-        own = set(Path("/tmp").glob("fmlp-*")) - before
-        logs = next(line for line in service.command.lines if "Ray's logs" in line).split()[2]
-        own_directory = Path(logs).parents[1]
-        assert own_directory in own
-        for path in own_directory.rglob("*"):
-            if path.is_file() and not path.is_symlink():
-                assert TOKEN.encode() not in path.read_bytes(), path
-        assert TOKEN not in service.command.said
+        own_directory = check_token_is_told_nowhere(service)
+        assert own_directory in set(Path("/tmp").glob("fmlp-*")) - before
         stop_with_a_request_under_way(service)
         assert gone(family) == []
         assert not own_directory.exists()
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", service.port), 5)
-
-
-def check_token(service: Service) -> None:
-    healthy = ("/v2/health/live", "/v2/health/ready", "/v2/models/fmlp/ready")
-    guarded = ("/v2", "/v2/models/fmlp", "/model", "/metrics", "/openapi.json", "/admin/status")
-    guarded += ("/", "/docs", "/static/page.css")
-    service.token = None
-    for path in healthy:
-        assert service.ask("GET", path).status == 200
-    for path in guarded:
-        reply = service.ask("GET", path)
-        assert_error(reply, 401)
-        assert reply.headers["WWW-Authenticate"] == "Bearer"
-    for token in ("x", TOKEN[:-1], TOKEN + "x", ""):
-        assert service.ask("GET", "/v2", Authorization=f"Bearer {token}").status == 401
-    with service.connect() as connection:
-        assert connection.predict(IMAGES[:1]).status == 401
-    assert service.cli("status").returncode == 1
-    with_file = service.cli("status", "--token-file", str(service.cwd.parent / "token"))
-    assert with_file.returncode == 0, with_file.stderr
-    service.token = TOKEN
-    for path in guarded:
-        assert service.ask("GET", path).status == 200
-    requests = [line for line in service.command.lines if "curl" in line or " -c " in line]
-    assert len(requests) == 3
-    for request in requests:
-        done = subprocess.run(
-            ["bash", "-c", request], env=service.env, capture_output=True, text=True, timeout=60
-        )
-        assert "predictions" in done.stdout, done
 
 
 def stop_with_a_request_under_way(service: Service) -> None:
