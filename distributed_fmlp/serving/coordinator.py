@@ -168,29 +168,32 @@ class Coordinator:
             return await self._change(last, tuple(rest))
 
     async def _change(self, candidate: Pinned, history: tuple[Pinned, ...]) -> Outcome:
-        before = self.orders
+        before = undone = self.orders
         candidate_id = uuid.uuid4().hex
+        generation = before.generation + 1
         known = set(self._lately())
         self._order(replace(before, candidate_id=candidate_id, candidate=candidate))
-        refusal = await self._all(
-            known,
-            lambda report: report.prepared_id == candidate_id,
-            lambda report: report.refusal if report.prepared_id == candidate_id else None,
-            self.patience.prepare,
-        )
+        try:
+            refusal = await self._all(
+                known,
+                lambda report: report.prepared_id == candidate_id,
+                lambda report: report.refusal if report.prepared_id == candidate_id else None,
+                self.patience.prepare,
+            )
+            if refusal is None:
+                undone = replace(before, generation=generation + 1)
+                self._order(Orders(generation, candidate, before.deployed, history))
+                refusal = await self._all(
+                    set(self._lately()) | known,
+                    lambda report: report.serving.generation >= generation,
+                    lambda report: None,
+                    self.patience.follow,
+                )
+        except BaseException:  # such as a cancellation, when whoever asked has gone
+            self._order(undone)
+            raise
         if refusal is not None:
-            self._order(before)
-            return refusal
-        generation = before.generation + 1
-        self._order(Orders(generation, candidate, before.deployed, history))
-        refusal = await self._all(
-            set(self._lately()) | known,
-            lambda report: report.serving.generation >= generation,
-            lambda report: None,
-            self.patience.follow,
-        )
-        if refusal is not None:
-            self._order(replace(before, generation=generation + 1))
+            self._order(undone)
             return refusal
         return Outcome()
 

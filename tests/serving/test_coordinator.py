@@ -218,6 +218,33 @@ def test_a_replica_that_does_not_follow_undoes_the_promotion_on_all_others() -> 
     run(work())
 
 
+@pytest.mark.parametrize("phase", ["prepare", "follow"])
+def test_a_promotion_that_is_cancelled_is_undone(phase: str) -> None:
+    async def work() -> None:
+        leader, all_of_them = coordinator(), replicas(2)
+        all_of_them[1].seconds_to_prepare = 0.2
+        async with living(leader, *all_of_them):
+            promotion = asyncio.create_task(promote(leader, B))
+            await asyncio.sleep(0.05)
+            if phase == "follow":
+                while all_of_them[1].prepared_id is None:
+                    await asyncio.sleep(0.001)
+                all_of_them[1].deaf = True
+                while all_of_them[0].orders.current != B:
+                    await asyncio.sleep(0.001)
+            promotion.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await promotion
+            all_of_them[1].deaf = False
+            await asyncio.sleep(0.2)
+            await settled()
+            assert [each.orders.current for each in all_of_them] == [A, A]
+            assert (leader.orders.candidate, leader.orders.history) == (None, ())
+            assert (await promote(leader, C)).status == 200
+
+    run(work())
+
+
 def test_a_replica_that_takes_too_long_to_prepare_undoes_the_promotion() -> None:
     class Slow(StandIn):
         def report(self) -> Report:
