@@ -371,6 +371,28 @@ def test_a_less_accurate_model_needs_the_option(
     assert service.version == first
 
 
+def test_of_two_promotions_at_once_one_is_refused(
+    service: Service, bundles: Bundles, first: str
+) -> None:
+    candidates = (bundles.second, bundles.blind)
+    with ThreadPoolExecutor(2) as both:
+        replies = list(
+            both.map(
+                lambda bundle: service.admin(
+                    "promote", bundle=str(bundle), allowed_accuracy_drop=1
+                ),
+                candidates,
+            )
+        )
+    assert sorted(reply.status for reply in replies) == [200, 409], replies
+    (promoted,) = (
+        bundle for bundle, reply in zip(candidates, replies, strict=True) if reply.status == 200
+    )
+    assert service.version == bundles.version(promoted)
+    assert service.admin("rollback").status == 200
+    assert service.version == first
+
+
 def test_promotions_under_load_cost_no_request_and_mix_no_answer(
     service: Service,
     bundles: Bundles,
