@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shlex
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,37 +15,41 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL = ["--dataset", "digits", "--epochs", "1", "--hidden", "16"]
-SERVE = ["python", "-m", "distributed_fmlp.serve"]
 TUNE = ["python", "-m", "distributed_fmlp.tune"]
 
 # How a command is run here when not to the letter; what is given is added to the command.
 SHORTER = {
-    "python -m distributed_fmlp.tune": [*SMALL, "--lr", "0.01", "--name", "plain"],
-    "python -m distributed_fmlp.tune --dataset digits --epochs 3 --name quick": ["--hidden", "16"],
+    "python -m distributed_fmlp.tune --dataset digits --epochs 3 --name quick": [
+        *("--hidden", "16", "--lr", "0.001", "--lr", "0.01")
+    ],
     "python -m distributed_fmlp.tune --lr 0.001 --lr 0.0006 --seed 0 --seed 1 --seed 2": SMALL,
     "python -m distributed_fmlp.tune --hidden 512 128 --dropout 0.2 0.1 --epochs 10 "
     "--batch-size 128": ["--dataset", "digits", "--epochs", "1", "--lr", "0.001"],
-    "python -m distributed_fmlp.tune --cpus-per-trial 1 --max-concurrent 2 --precision bf16": SMALL,
-    "python -m distributed_fmlp.tune --schedule cosine --label-smoothing 0.1": SMALL,
+    "python -m distributed_fmlp.tune --cpus-per-trial 1 --max-concurrent 2 --precision bf16": [
+        *(*SMALL, "--lr", "0.001", "--lr", "0.01")
+    ],
+    "python -m distributed_fmlp.tune --schedule cosine --label-smoothing 0.1": [
+        *(*SMALL, "--lr", "0.001")
+    ],
     "python -m distributed_fmlp.tune --search random --samples 12 --space lr=0.0003:0.005 "
     "--space dropout=0.1:0.4": [*SMALL, "--samples", "3"],
 }
 # Commands that need what a test machine lacks, each with the test or fact that stands in for it.
 ELSEWHERE = {
     "make sweep": "test_make_sweep_runs_the_sweep",
+    "python -m distributed_fmlp.tune": "test_make_sweep_runs_the_sweep",
     "make test": "this very run, where CI started it",
     "python -m pytest": "this very run",
     "python3 -m venv .venv && . .venv/bin/activate": "test_the_plain_pip_way_is_what_make_does",
     "pip install --constraint constraints.txt --editable '.[test]'":
         "test_the_plain_pip_way_is_what_make_does",
     "tensorboard --logdir results/quick/tune": "test_tensorboard_files_are_where_the_readme_says",
-    "python -m distributed_fmlp.serve": "test_the_service_and_its_commands_work_together",
-    "python -m distributed_fmlp.serve status": "test_the_service_and_its_commands_work_together",
-    "python -m distributed_fmlp.serve promote again":
-        "test_the_service_and_its_commands_work_together",
-    "python -m distributed_fmlp.serve rollback": "test_the_service_and_its_commands_work_together",
+    "python -m distributed_fmlp.serve": "serving/test_service.py",
+    "python -m distributed_fmlp.serve status": "test_tune_serve.py",
+    "python -m distributed_fmlp.serve promote again": "test_tune_serve.py",
+    "python -m distributed_fmlp.serve rollback": "test_tune_serve.py",
     "python -m distributed_fmlp.tune --dataset digits --epochs 3 --name again --serve":
-        "test_the_service_and_its_commands_work_together",
+        "test_tune_serve.py",
     "python -m distributed_fmlp.tune --address auto --storage s3://bucket/sweeps":
         "test_a_cluster_that_is_not_there_is_one_clear_line",
 }  # fmt: skip
@@ -68,10 +66,12 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("readme")
 
 
-def run(words: list[str], workplace: Path) -> subprocess.CompletedProcess[str]:
+def run(
+    words: list[str], workplace: Path, home: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     if words[0] == "python":
         words = [sys.executable, *words[1:]]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(workplace)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(home or workplace)}
     return subprocess.run(
         words, cwd=workplace, env=environment, capture_output=True, text=True, timeout=240
     )
@@ -82,6 +82,9 @@ def test_every_command_is_accounted_for() -> None:
     assert len(found) > 10
     runnable = {*SHORTER, *ELSEWHERE}
     others = {line for line in found if line not in runnable}
+    for line, instead in ELSEWHERE.items():
+        if instead.endswith(".py"):
+            assert line in (ROOT / "tests" / instead).read_text("utf-8"), f"{instead}: {line}"
     assert all(line.startswith("python -m distributed_fmlp.") for line in others), others
     assert set(runnable) <= set(found), "a command left the README but not this test"
 
@@ -103,72 +106,6 @@ def test_tensorboard_files_are_where_the_readme_says(workplace: Path) -> None:
     if not quick.exists():
         run([*TUNE, *SMALL, "--lr", "0.001", "--name", "quick"], workplace)
     assert list((quick / "tune").rglob("events.out.tfevents.*"))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(240)
-def test_the_service_and_its_commands_work_together(workplace: Path) -> None:
-    if not (workplace / "results" / "quick" / "bundle").exists():
-        run([*TUNE, *SMALL, "--lr", "0.001", "--name", "quick"], workplace)
-    port = free_port()
-    url = ["--url", f"http://127.0.0.1:{port}"]
-    small = ["--hidden", "16", "--lr", "0.001", "--port", str(port)]
-    line = "python -m distributed_fmlp.tune --dataset digits --epochs 3 --name again --serve"
-    with started(f"{line} {shlex.join(small)}", workplace) as service:
-        wait_until_ready(service, port, workplace)
-        status = run([*SERVE, "status", *url], workplace)
-        assert status.returncode == 0, status.stderr
-        promoted = run([*SERVE, "promote", "quick", *url, "--allowed-accuracy-drop", "100"],
-                       workplace)  # fmt: skip
-        assert promoted.returncode == 0, promoted.stderr
-        back = run([*SERVE, "rollback", *url], workplace)
-        assert back.returncode == 0, back.stderr
-        first_line = status.stdout.splitlines()[0]
-        assert back.stdout.splitlines()[0] == first_line
-        assert promoted.stdout.splitlines()[0] != first_line
-    port = free_port()
-    with started(f"python -m distributed_fmlp.serve --port {port}", workplace) as service:
-        wait_until_ready(service, port, workplace)  # the newest finished run's model
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-@contextlib.contextmanager
-def started(line: str, workplace: Path) -> Iterator[subprocess.Popen[str]]:
-    """A command in the background, stopped by Ctrl-C at the end."""
-    words = [sys.executable, *shlex.split(line)[1:]]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(workplace)}
-    with (workplace / "service.log").open("w") as log:
-        process = subprocess.Popen(
-            words, cwd=workplace, env=environment, stdout=log, stderr=log, text=True
-        )
-        try:
-            yield process
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-
-
-def wait_until_ready(service: subprocess.Popen[str], port: int, workplace: Path) -> None:
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        said = (workplace / "service.log").read_text()
-        assert service.poll() is None, said
-        try:
-            if "Ctrl-C stops it." in said:
-                url = f"http://127.0.0.1:{port}/v2/health/ready"
-                with urllib.request.urlopen(url, timeout=5):
-                    return
-        except OSError:
-            pass
-        time.sleep(0.3)
-    raise AssertionError(f"the service was not ready in time\n{said}")
 
 
 def test_a_cluster_that_is_not_there_is_one_clear_line(workplace: Path) -> None:
@@ -204,15 +141,11 @@ def test_make_sweep_runs_the_sweep(workplace: Path) -> None:
     # With the environment that runs this test where make has built it, so nothing is installed.
     own_venv = Path(sys.prefix) == ROOT / ".venv"
     dry = [] if own_venv else ["-n"]
-    done = subprocess.run(
-        [make, *dry, "sweep", f"ARGS={shlex.join(options)}"],
-        cwd=ROOT,
-        env={**os.environ, "HOME": str(workplace)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    done = run([make, *dry, "sweep", f"ARGS={shlex.join(options)}"], ROOT, home=workplace)
     assert done.returncode == 0, done.stderr
-    assert "-m distributed_fmlp.tune" in done.stdout
-    if own_venv:
-        assert (workplace / "made" / "made" / "bundle" / "manifest.json").is_file()
+    (line,) = (line for line in done.stdout.splitlines() if "-m distributed_fmlp.tune" in line)
+    assert shlex.split(line)[1:] == [*TUNE[1:], *options]
+    if not own_venv:
+        done = run([*TUNE, *options], workplace)
+        assert done.returncode == 0, done.stderr
+    assert (workplace / "made" / "made" / "bundle" / "manifest.json").is_file()

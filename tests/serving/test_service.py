@@ -40,6 +40,7 @@ from tests.serving.running_service import (
     running_service,
 )
 from tests.serving.token_checks import TOKEN, check_token, check_token_is_told_nowhere
+from tests.synthetic_run import make_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 DEADLINE = ServiceArguments().deadline_s
@@ -47,6 +48,7 @@ IMAGES = np.random.default_rng(5).integers(0, 256, (32, 784), dtype=np.uint8)
 INFER = "/v2/models/fmlp/infer"
 MAX_QUEUED = 16
 MAX_BODY_MIB = 8
+DAY = "2026-11-{}T10:00:00+00:00"
 
 
 @pytest.fixture(scope="module")
@@ -679,9 +681,15 @@ def test_with_a_token_and_until_the_end(
     file.write_text(TOKEN + "\n")
     temporary = directory / "t"
     temporary.mkdir()
-    words = (str(bundles.first), "--token-file", str(file))
+    # Said as in the README, "python -m distributed_fmlp.serve": the newest finished run's model.
+    results = tmp_path / "results"
+    for name, bundle, day in (("new", bundles.first, 21), ("old", bundles.second, 20)):
+        run = make_run(results / name, rates=(0.001,), images=20, created=DAY.format(day))
+        shutil.copytree(bundle, run / "bundle")
+    words = ("--results", str(results), "--token-file", str(file))
     before = set(Path("/tmp").glob("fmlp-*"))
     with running_service(directory, *words, token=TOKEN) as service:
+        assert service.version == bundles.version(bundles.first)
         check_token(service, "--token-file", str(file))
         family = service.command.family()
         own_directory = check_token_is_told_nowhere(service)
