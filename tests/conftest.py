@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("browser")
         if missing and item.get_closest_marker("real_data"):
             item.add_marker(pytest.mark.skip(reason="FMLP_DATA_DIR is unset or not there"))
+
+
+def pytest_collection_finish() -> None:
+    """One thread for what tests compute in their own processes, which share the CPUs.
+
+    More would wait for one another, many times longer than they compute.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
