@@ -19,6 +19,10 @@ from distributed_fmlp.errors import ClusterError
 _CONNECT_SECONDS = 10.0
 _OBJECT_STORE_BYTES = 512 << 20  # the data set takes 55 MB; checkpoints don't go through it
 _LONGEST_TEMP = 40  # Ray adds some 60 characters, and a socket's path holds 107
+# Processes of a private Ray: the autoscaler; what reads the workers' logs for the driver, which
+# wants none; and the dashboard's, which ray.init waits for though include_dashboard=False leaves
+# it with nothing to do.
+_UNUSED = ("start_monitor", "start_log_monitor", "start_api_server")
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # The progress table is this project's own, and reports come every few seconds by design.
@@ -74,14 +78,15 @@ def ray_session(
         raise ClusterError("Ray already runs in this process: end it with ray.shutdown() first")
     try:
         if address is None:
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                _temp_dir=_temporary_directory() if directory is None else str(directory),
-            )
+            with _without_unused_processes():
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    _temp_dir=_temporary_directory() if directory is None else str(directory),
+                )
         else:
             ray.init(
                 address=address,
@@ -113,6 +118,27 @@ def _no_node(address: str) -> ClusterError:
         "on the head (ray exec, ray job submit), or join first, from where all nodes reach this "
         f"machine: ray start --address={address} --num-cpus=0 --num-gpus=0"
     )
+
+
+@contextlib.contextmanager
+def _without_unused_processes() -> Iterator[None]:
+    """Keep a private Ray from starting what it has no use for; there is no option for that.
+
+    A Ray that starts these by other names starts them: it only takes longer.
+    """
+    from ray._private.node import Node
+
+    def skip(node: Any, **_: object) -> None:
+        node._webui_url = ""  # what Ray itself takes for no dashboard
+
+    kept = {name: getattr(Node, name) for name in _UNUSED if hasattr(Node, name)}
+    try:
+        for name in kept:
+            setattr(Node, name, skip)
+        yield
+    finally:
+        for name, method in kept.items():
+            setattr(Node, name, method)
 
 
 @contextlib.contextmanager

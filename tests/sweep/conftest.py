@@ -217,7 +217,8 @@ class Reference:
     desk: Desk
     run: Path
     finished: Finished
-    listening: list[str]  # addresses its processes listened on
+    commands: list[str]  # of its processes
+    listening: list[str]  # addresses they listened on
     meanwhile: list[Finished]  # attempts to resume it, and to begin it again, while it ran
 
 
@@ -227,6 +228,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
     made = make_desk(tmp_path_factory.mktemp("reference"))
     command = made.start(*RECIPE, "--seed", "0", "--seed", "1", "--name", "reference")
     command.wait_for_epoch(2)
+    commands = [" ".join(process.cmdline()) for process in made.processes()]
     listening = [
         socket.laddr.ip
         for process in made.processes()
@@ -239,5 +241,5 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
     ]
     assert command.process.poll() is None, "the reference was over too soon"
     finished = command.finish()
-    yield Reference(made, made.results / "reference", finished, listening, meanwhile)
+    yield Reference(made, made.results / "reference", finished, commands, listening, meanwhile)
     clear_desk(made)

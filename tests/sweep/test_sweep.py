@@ -71,6 +71,13 @@ def test_ray_listens_on_loopback_alone(reference: Reference) -> None:
     assert set(reference.listening) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 
 
+def test_ray_starts_no_process_that_a_sweep_has_no_use_for(reference: Reference) -> None:
+    assert any("gcs_server" in command for command in reference.commands)
+    assert sum("ray::ImplicitFunc" in command for command in reference.commands) >= 1
+    for unused in ("monitor.py", "log_monitor.py", "dashboard.py"):
+        assert not any(f"/{unused}" in command.split(" --")[0] for command in reference.commands)
+
+
 def test_the_run_directory_holds_what_its_description_lists(reference: Reference) -> None:
     names = {each.name for each in reference.run.iterdir()}
     table = re.findall(r"^\| (`.+`) \| ", (ROOT / "docs" / "run-directory.md").read_text(), re.M)
