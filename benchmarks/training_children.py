@@ -31,6 +31,7 @@ class Bench:
 
     dataset: str
     data_dir: str | None
+    learning_rates: tuple[float, ...]
     epochs: int
     steps: int
     scratch: Path
@@ -93,13 +94,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def make_bench(dataset: Any, epochs: int, steps: int, scratch: Path) -> Bench:
+def make_bench(
+    dataset: Any, learning_rates: tuple[float, ...], epochs: int, steps: int, scratch: Path
+) -> Bench:
     """Lay a `Dataset` out in `scratch` for torchvision, and say how to measure with it."""
     root = scratch / "torchvision"
     write_torchvision_root(dataset, root)
     return Bench(
         dataset=dataset.name,
         data_dir=dataset.location,
+        learning_rates=learning_rates,
         epochs=epochs,
         steps=steps,
         scratch=scratch,

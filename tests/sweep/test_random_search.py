@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from distributed_fmlp.bundle import load_bundle
 from distributed_fmlp.report.summary import summarize
 from distributed_fmlp.run_directory import Run, choose, load_predictions, load_run
-from tests.sweep.conftest import Desk
+from tests.sweep.conftest import Desk, clear_desk, make_desk
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -45,20 +47,29 @@ def check_ends(run: Run) -> None:
             assert load_predictions(run.path, trial.trial_id) is None
 
 
-def test_a_search_killed_half_way_goes_on_with_its_trials_and_retrains_none_that_has_ended(
-    desk: Desk,
-) -> None:
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """Where a search named s was killed half-way, and a copy of it named copy."""
+    desk = make_desk(tmp_path_factory.mktemp("search"))
     command = desk.start(*SEARCH, "--name", "s")
     command.wait_for(lambda line: "stopped early after" in line)
     desk.kill_everything()
     command.finish()
-    path = desk.results / "s"
+    shutil.copytree(desk.results / "s", desk.results / "copy")
+    yield desk
+    clear_desk(desk)
+
+
+def test_a_search_killed_half_way_goes_on_with_its_trials_and_retrains_none_that_has_ended(
+    killed: Desk,
+) -> None:
+    path = killed.results / "s"
     before = load_run(path)
     ended = settled(before)
     assert "stopped" in {status for status, _, _ in ended.values()}
     drawn = [(trial.trial_id, dict(trial.hyperparameters)) for trial in before.trials]
 
-    done = desk.run("--resume", "s")
+    done = killed.run("--resume", "s")
     assert (done.status, done.err) == (0, ""), done
     run = load_run(path)
     assert run.info["status"] == "finished"
@@ -90,7 +101,7 @@ def test_a_search_killed_half_way_goes_on_with_its_trials_and_retrains_none_that
         trial.trial_id for trial in run.trials if trial.status == "stopped"
     }
     assert all(row.test_accuracy_percent is None for row in summary.rows if row.status == "stopped")
-    again = desk.run("--resume", "s")
+    again = killed.run("--resume", "s")
     assert again.status == 0 and "nothing to resume" in again.out
 
 
@@ -107,15 +118,11 @@ def test_ctrl_c_during_a_search_leaves_its_running_trials_to_go_on(desk: Desk) -
         assert (trial.status == "stopped") == ("stopped early" in (trial.reason or ""))
 
 
-def test_a_recorded_search_whose_trials_were_changed_is_refused(desk: Desk) -> None:
-    command = desk.start(*SEARCH, "--samples", "2", "--name", "d")
-    command.wait_for_epoch(1)
-    desk.kill_everything()
-    command.finish()
-    file = desk.results / "d" / "run.json"
+def test_a_recorded_search_whose_trials_were_changed_is_refused(killed: Desk) -> None:
+    file = killed.results / "copy" / "run.json"
     info = json.loads(file.read_text())
     info["trials"].pop()
     file.write_text(json.dumps(info))
-    done = desk.run("--resume", "d")
+    done = killed.run("--resume", "copy")
     assert done.status == 2
     assert "contradict each other" in done.err and done.err.count("\n") == 1
