@@ -22,13 +22,20 @@ _LONGEST = {
     name: place
     for place, name in enumerate(
         (
+            "test_exact_resume",
             "sweep",
-            "test_readme",
             "test_service",
+            "test_running_cluster",
+            "test_readme",
+            "test_serve_cli",
+            "test_random_search",
             "test_serve_config",
+            "test_terminal",
             "test_benchmarks",
             "test_tune_serve",
             "test_benchmark_serving",
+            "test_this_machine",
+            "test_report",
         )
     )
 }
@@ -71,7 +78,7 @@ def pytest_runtest_makereport(
 
 def _group(item: pytest.Item) -> str:
     """Tests of one group run one after the other in one process, and share what they started."""
-    return "sweep" if item.path.parent.name == "sweep" else item.path.stem
+    return "sweep" if item.path.stem in ("test_sweep", "test_bad_input") else item.path.stem
 
 
 def _real_data_dir() -> Path | None:

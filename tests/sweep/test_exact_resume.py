@@ -21,12 +21,21 @@ import pytest
 
 from distributed_fmlp.bundle import load_bundle
 from distributed_fmlp.run_directory import choose, load_run
-from tests.sweep.conftest import EPOCH_LINE, RECIPE, Command, Desk, Finished, Reference
+from tests.sweep.conftest import EPOCH_LINE, RECIPE, Command, Desk, Finished, clear_desk, make_desk
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 EPOCHS = 10
 TRIALS = ("lr_0.001_seed_0", "lr_0.01_seed_0")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The run of a sweep that nothing stopped."""
+    desk = make_desk(tmp_path_factory.mktemp("uninterrupted"))
+    finish_well(start(desk, "--name", "reference"))
+    yield desk.results / "reference"
+    clear_desk(desk)
 
 
 def read_json(path: Path) -> Any:
@@ -42,12 +51,12 @@ def measured(run: Path, trial_id: str) -> dict[str, Any]:
     return dict(told)
 
 
-def assert_same_bits(run: Path, reference: Reference) -> None:
+def assert_same_bits(run: Path, uninterrupted: Path) -> None:
     """The run has finished, and measured to the last bit what the uninterrupted one did."""
     assert read_json(run / "run.json")["status"] == "finished"
     for trial_id in TRIALS:
-        ours, theirs = run / "trials" / trial_id, reference.run / "trials" / trial_id
-        told, expected = measured(run, trial_id), measured(reference.run, trial_id)
+        ours, theirs = run / "trials" / trial_id, uninterrupted / "trials" / trial_id
+        told, expected = measured(run, trial_id), measured(uninterrupted, trial_id)
         assert [row["epoch"] for row in told["epochs"]] == list(range(1, EPOCHS + 1))
         assert told["weights_sha256"] == expected["weights_sha256"]
         assert told["last_weights_sha256"] == expected["last_weights_sha256"]
@@ -94,7 +103,7 @@ def finish_well(command: Command) -> Finished:
 
 
 def test_a_trial_then_the_driver_then_the_whole_process_tree_are_killed(
-    desk: Desk, reference: Reference
+    desk: Desk, uninterrupted: Path
 ) -> None:
     command = start(desk, "--name", "b")
     run = desk.results / "b"
@@ -117,7 +126,7 @@ def test_a_trial_then_the_driver_then_the_whole_process_tree_are_killed(
 
     finish_well(desk.start("--resume", "b"))
     assert outcomes(run) == ["killed", "killed", "finished"]
-    assert_same_bits(run, reference)
+    assert_same_bits(run, uninterrupted)
 
 
 def printed_command(finished: Finished) -> list[str]:
@@ -129,7 +138,7 @@ def printed_command(finished: Finished) -> list[str]:
 
 
 def test_ctrl_c_and_sigterm_stop_cleanly_and_the_printed_command_goes_on(
-    desk: Desk, reference: Reference
+    desk: Desk, uninterrupted: Path
 ) -> None:
     place = desk.cwd / "other results"
     command = start(desk, "--name", "d", "--results", str(place))
@@ -164,10 +173,10 @@ def test_ctrl_c_and_sigterm_stop_cleanly_and_the_printed_command_goes_on(
     assert re.fullmatch(note, done.err), done  # and of no other trial
     assert_no_line_twice(done)
     assert outcomes(place / "d") == ["stopped", "stopped", "finished"]
-    assert_same_bits(place / "d", reference)
+    assert_same_bits(place / "d", uninterrupted)
 
 
-def test_kills_at_random_moments_lose_nothing(desk: Desk, reference: Reference) -> None:
+def test_kills_at_random_moments_lose_nothing(desk: Desk, uninterrupted: Path) -> None:
     seed = random.randrange(10**6)
     print("seed", seed)  # shown when the test fails
     draw = random.Random(seed)
@@ -186,7 +195,7 @@ def test_kills_at_random_moments_lose_nothing(desk: Desk, reference: Reference) 
             with contextlib.suppress(AssertionError):  # it may have nothing left to tell
                 command.wait_for_epoch(draw.randint(1, EPOCHS))
     finish_well(command)
-    assert_same_bits(run, reference)
+    assert_same_bits(run, uninterrupted)
 
 
 # A trial without Ray, in a process of its own, as the sweep's are.
@@ -274,7 +283,7 @@ def test_a_storage_that_fills_up_fails_the_trials_and_keeps_what_they_measured(
 
 
 def test_a_results_directory_that_fills_up_loses_nothing(
-    desk: Desk, reference: Reference, tmp_path: Path
+    desk: Desk, uninterrupted: Path, tmp_path: Path
 ) -> None:
     with small_disk(tmp_path / "disk", "8m"):
         results = tmp_path / "disk" / "results"
@@ -284,4 +293,4 @@ def test_a_results_directory_that_fills_up_loses_nothing(
         assert done.status == 1 or "--resume e" in done.err, done.err
         subprocess.run(["mount", "-o", "remount,size=200m", str(tmp_path / "disk")], check=True)
         finish_well(desk.start("--resume", "e", "--results", str(results)))
-        assert_same_bits(results / "e", reference)
+        assert_same_bits(results / "e", uninterrupted)
