@@ -7,13 +7,19 @@
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve import Application
 
 from distributed_fmlp.serving.bundle_place import find_bundle
 from distributed_fmlp.serving.coordinator import Pinned
 from distributed_fmlp.serving.coordinator_actor import CoordinatorActor
-from distributed_fmlp.serving.reach import check_reach, http_host
+from distributed_fmlp.serving.reach import (
+    check_reach,
+    check_replicas_reached,
+    http_host,
+    uses_haproxy,
+)
 from distributed_fmlp.serving.replica import Replica
 from distributed_fmlp.serving.settings import ServiceArguments, read_token
 
@@ -26,12 +32,15 @@ def build_app(args: ServiceArguments) -> Application:
     """The service for a verified bundle.
 
     Raises `UserError` when the bundle is refused, or there is none, or the token can't be used or
-    is missing where other machines reach the service.
+    is missing where other machines reach the service, or HAProxy couldn't reach its replicas.
     """
     from distributed_fmlp.serving.model import open_model
 
     has_token = read_token(args.token_file) is not None
-    check_reach(http_host(), has_token=has_token, insecure=args.insecure)
+    host = http_host()
+    check_reach(host, has_token=has_token, insecure=args.insecure)
+    if host is not None and uses_haproxy():
+        check_replicas_reached(host, ray.nodes())
     bundle = find_bundle(args.bundle, Path(args.results))
     return application(args, Pinned(bundle, open_model(bundle).served.sha256))
 
