@@ -17,6 +17,10 @@ from distributed_fmlp.serving.loopback import is_loopback
 from distributed_fmlp.serving.settings import read_token
 
 _SECONDS = 120.0  # a promotion loads and checks the model on every replica
+_LOST = (502, 504)  # a proxy's own, when what it has asked never answered
+_UNKNOWN = (
+    "whether the model was changed is not known: ask `python -m distributed_fmlp.serve status`"
+)
 
 
 def run_command(command: str, options: argparse.Namespace) -> int:
@@ -31,7 +35,9 @@ def run_command(command: str, options: argparse.Namespace) -> int:
     else:
         status, answer = _ask(options, "POST", "/admin/promote", promotion_order(options))
     if status != 200:
-        print(f"refused ({status}): {answer.get('error', 'no reason given')}", file=sys.stderr)
+        unknown = f"; {_UNKNOWN}" if status in _LOST and command != "status" else ""
+        reason = answer.get("error", "no reason given")
+        print(f"refused ({status}): {reason}{unknown}", file=sys.stderr)
         return 1
     _show(answer)
     return 0
@@ -67,7 +73,10 @@ def _is_here(url: str) -> bool:
 def _ask(
     options: argparse.Namespace, method: str, path: str, body: Any
 ) -> tuple[int, dict[str, Any]]:
-    """One request; the status and the JSON object that came back."""
+    """One request; the status and the JSON object that came back.
+
+    Raises `ClusterError` when nothing answers, saying so if the request may have been carried out.
+    """
     url = options.url.rstrip("/")
     if not url.startswith(("http://", "https://")):
         raise ClusterError(f"--url {options.url} is no address: give http://HOST:PORT")
@@ -79,11 +88,16 @@ def _ask(
     if token is not None:
         request.add_header("Authorization", f"Bearer {token.decode()}")
     try:
-        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
-            status, content = answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        status, content = error.code, error.read()
+        try:
+            with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
+                status, content = answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            status, content = error.code, error.read()
     except (OSError, http.client.HTTPException) as error:
+        lost = _lost(error)
+        if lost is not None:
+            what_now = "try again" if method == "GET" else _UNKNOWN
+            raise ClusterError(f"{lost} before an answer; {what_now}") from error
         reason = getattr(error, "reason", error)
         raise ClusterError(
             f"no service answers at {url} ({reason}); check --url, and that it runs"
@@ -95,6 +109,18 @@ def _ask(
     if not isinstance(parsed, dict):
         raise ClusterError(f"what answers at {url} is not this service; check --url")
     return status, parsed
+
+
+def _lost(error: Exception) -> str | None:
+    """How the answer to a request that may have arrived was lost; `None` where none was sent."""
+    # urllib wraps what happens until the request is written; of that, a connection that is refused
+    # or never made is all that proves that nothing has arrived.
+    if isinstance(error, TimeoutError):
+        return f"{_SECONDS:g} s went by"
+    reason = getattr(error, "reason", error)
+    if isinstance(reason, (ConnectionError, http.client.IncompleteRead)):
+        return None if isinstance(reason, ConnectionRefusedError) else "the connection was lost"
+    return None
 
 
 def _show(answer: dict[str, Any]) -> None:

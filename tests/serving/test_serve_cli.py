@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -254,6 +255,80 @@ def test_another_server_is_told_from_the_service(
     assert "is not this service" in capsys.readouterr().err
     assert serve.main(["status", "--url", "file:///etc/passwd"]) == 2
     assert "is no address" in capsys.readouterr().err
+
+
+def close_at_once(handler: http.server.BaseHTTPRequestHandler) -> None:
+    handler.close_connection = True
+
+
+def stop_in_the_middle(handler: http.server.BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"model": ')
+    handler.close_connection = True
+
+
+def say_that_it_was_lost(handler: http.server.BaseHTTPRequestHandler) -> None:
+    body = b'{"error": "the replica was lost while it answered; try again"}'
+    handler.send_response(502)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+@pytest.mark.parametrize("answer", [close_at_once, stop_in_the_middle, say_that_it_was_lost])
+@pytest.mark.parametrize("command", ["promote", "rollback", "status"])
+def test_an_answer_that_is_lost_says_that_the_model_may_have_been_changed(
+    command: str,
+    answer: Callable[[http.server.BaseHTTPRequestHandler], None],
+    bundles: Bundles,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [command, *([str(bundles.first)] if command == "promote" else [])]
+    with losing_server(answer) as url:
+        status = serve.main([*words, "--url", url])
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "lost" in said and "no service answers" not in said
+    assert status == (1 if answer is say_that_it_was_lost else 2)
+    unknown = "whether the model was changed is not known" in said
+    assert unknown == (command != "status")
+
+
+def test_an_answer_that_does_not_come_in_time_says_that_the_model_may_have_been_changed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_SECONDS", 0.3)
+    with losing_server(lambda handler: time.sleep(1)) as url:
+        assert serve.main(["rollback", "--url", url]) == 2
+    said = capsys.readouterr().err
+    assert "0.3 s went by before an answer" in said
+    assert "whether the model was changed is not known" in said
+
+
+@contextmanager
+def losing_server(answer: Callable[[http.server.BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    """It takes a request to its end before `answer`."""
+
+    class Losing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
+            answer(self)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Losing)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def test_names_are_made_absolute_only_for_a_service_on_this_machine(
