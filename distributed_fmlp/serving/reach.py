@@ -11,6 +11,7 @@ from distributed_fmlp.serving.loopback import is_loopback
 
 _HEAD = "node:__internal_head__"  # a resource that Ray gives to the head alone
 
+
 def http_host() -> str | None:
     """The host that Ray Serve, which runs already, listens at for HTTP; `None` where it doesn't."""
     import ray

@@ -19,7 +19,9 @@ CONFIG = (ROOT / "serve" / "config.yaml").read_text()
 def sed_words() -> list[str]:
     """Of the one command that makes the cluster's configuration, as the node's shell reads it."""
     text = (ROOT / "cluster" / "README.md").read_text()
-    (command,) = re.findall(r"^ray exec \S+ '(sed .*) ~/fmlp/serve/config\.yaml >", text, flags=re.M)
+    (command,) = re.findall(
+        r"^ray exec \S+ '(sed .*) ~/fmlp/serve/config\.yaml >", text, flags=re.M
+    )
     return shlex.split(command)
 
 
