@@ -40,7 +40,8 @@ def build_app(args: ServiceArguments) -> Application:
     host = http_host()
     check_reach(host, has_token=has_token, insecure=args.insecure)
     if host is not None and uses_haproxy():
-        check_replicas_reached(host, ray.nodes())
+        nodes: Any = ray.nodes
+        check_replicas_reached(host, nodes())
     bundle = find_bundle(args.bundle, Path(args.results))
     return application(args, Pinned(bundle, open_model(bundle).served.sha256))
 
