@@ -61,6 +61,14 @@ class ClusterFile:
         keys = ("image", "head_image", "worker_image")
         return [str(setting[key]) for setting in settings for key in keys if setting.get(key)]
 
+    def machine_images(self) -> list[str]:
+        """The images that a cloud's machines boot from, where the file names them, each once."""
+        configs = [kind.get("node_config") or {} for kind in self.node_types.values()]
+        disks = [disk for config in configs for disk in config.get("disks") or []]
+        named = [config.get("ImageId") for config in configs]
+        named += [(disk.get("initializeParams") or {}).get("sourceImage") for disk in disks]
+        return list(dict.fromkeys(str(image) for image in named if image))
+
     def starts(self, role: str) -> list[str]:
         """Each command that starts Ray on a `head` or `worker`, with the scripts it sources.
 

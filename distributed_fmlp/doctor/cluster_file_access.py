@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed_fmlp.doctor.cluster_file import ClusterFile
-from distributed_fmlp.doctor.findings import Finding, failed, ok
+from distributed_fmlp.doctor.findings import Finding, failed, note, ok
 
 SSH = 22
 _DASHBOARD = re.compile(r"--dashboard-host[ =](\S+)")
@@ -18,6 +18,11 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _TOKEN_ON = re.compile(r"RAY_AUTH_MODE=[\"']?token\b")
 _TOKEN_ITSELF = re.compile(r"RAY_AUTH_TOKEN[=:]\s*[\"']?[^\s\"'$]")
 _EVERYONE = ("0.0.0.0/0", "::/0")
+# Who says what the world reaches where a cluster file can't, and how to see it.
+_FIREWALLS = {
+    "gcp": ("the network's firewall", "gcloud compute firewall-rules list"),
+    "local": ("the machines' own firewall", "cluster/README.md, on machines that are there"),
+}
 
 
 def check_access(file: ClusterFile) -> list[Finding]:
@@ -44,6 +49,15 @@ def _dashboard(file: ClusterFile) -> list[Finding]:
 
 def _world(file: ClusterFile) -> list[Finding]:
     """Ports other than SSH's that everyone may reach."""
+    if file.provider != "aws":
+        return [
+            note(
+                "open ports",
+                f"what {whose} lets in can't be seen in this file",
+                f"let it keep the world from all but SSH ({how})",
+            )
+            for whose, how in [_FIREWALLS.get(file.provider, ("the firewall", "cluster/README.md"))]
+        ]
     bad = [
         f"{first}-{last}" if first != last else f"{first}"
         for rule in _rules(file)
@@ -60,6 +74,21 @@ def _world(file: ClusterFile) -> list[Finding]:
                 "balancer",
             )
             for ports in bad
+        ]
+    # Then Ray makes no group for that type, and what is in it is written elsewhere.
+    own = [
+        name
+        for name, kind in file.node_types.items()
+        for config in [kind.get("node_config") or {}]
+        if config.get("SecurityGroupIds") or config.get("NetworkInterfaces")
+    ]
+    if own:
+        return [
+            note(
+                "open ports",
+                f"what the security groups of {', '.join(own)} let in can't be seen in this file",
+                "let them keep the world from all but SSH (aws ec2 describe-security-groups)",
+            )
         ]
     return [ok("open ports", "none to the world but SSH")]
 

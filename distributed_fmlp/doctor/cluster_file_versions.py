@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from distributed_fmlp.doctor.cluster_file import ClusterFile
-from distributed_fmlp.doctor.findings import Finding, failed, ok
+from distributed_fmlp.doctor.findings import Finding, failed, note, ok
 from distributed_fmlp.doctor.this_machine import CONSTRAINTS, read_constraints
 
 _MOVING = re.compile(r"nightly|ray-wheels/latest|ray-wheels/master|\.dev0\b|:latest\b")
+_NEWEST = re.compile(r"/latest(?:/|$)|/family/")
 _INSTALLS_RAY = re.compile(r"\bray(?:\[[\w,-]+\])?\s*==\s*([\w.]+)")
 _RAY_IMAGE = re.compile(r"(?:^|/)ray(?:-ml|-llm)?:(\d+\.\d+\.\d+)")
 _IMAGE_PYTHON = re.compile(r"-py(\d)(\d+)\b")
@@ -33,7 +34,20 @@ def _moving(file: ClusterFile) -> list[Finding]:
     bad = [text for text in texts if _MOVING.search(text)]
     bad += [image for image in file.images() if ":" not in image.rpartition("/")[2]]
     if not bad:
-        return [ok("pinned", "no nightly build, no image without a version")]
+        # What is newest of a kind brings its own repairs; that it is another one is to be known.
+        images = [image for image in file.machine_images() if _NEWEST.search(image)]
+        return [
+            ok("pinned", "no nightly build, no container image without a version"),
+            *(
+                note(
+                    "pinned",
+                    f"…/{'/'.join(image.split('/')[-3:])} stands for whatever machine image is "
+                    "newest that day",
+                    "write down the one that it stands for today to hold it still",
+                )
+                for image in images
+            ),
+        ]
     default = not file.written.get("setup_commands") and not file.images()
     whose = "Ray's default for this provider, as setup_commands is empty" if default else "given"
     return [

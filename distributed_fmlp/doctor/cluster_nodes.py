@@ -77,6 +77,7 @@ class ExaminedNode:
     cpus: float  # as Ray counts them
     gpus: float
     ports: list[int]  # that other nodes must reach
+    metrics_port: int | None = None  # where Ray tells whoever asks how this node is doing
     examiner: Any = None
     facts: dict[str, Any] = field(default_factory=dict)
     clock_offset: float = 0.0  # s ahead of this machine
@@ -151,6 +152,7 @@ def _node(entry: dict[str, Any]) -> ExaminedNode:
         cpus=float(resources.get("CPU", 0)),
         gpus=float(resources.get("GPU", 0)),
         ports=[int(entry["NodeManagerPort"]), int(entry["ObjectManagerPort"])],
+        metrics_port=int(entry.get("MetricsExportPort") or 0) or None,
     )
 
 

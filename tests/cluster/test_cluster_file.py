@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -50,6 +51,74 @@ def test_the_projects_own_files_are_well(
     told = capsys.readouterr().out
     assert (status, "FAILED" in told) == (0, False), told
     assert "0 failed" in told.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict", "says"),
+    [
+        ("config.yaml", "ok", "none to the world but SSH"),
+        ("gcp.yaml", "note", "what the network's firewall lets in can't be seen in this file"),
+        ("onprem.yaml", "note", "what the machines' own firewall lets in can't be seen"),
+    ],
+)
+def test_ports_are_called_closed_only_where_the_file_says_so(
+    name: str, verdict: str, says: str, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["--cluster", f"cluster/{name}"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if " open ports " in line]
+    assert line.startswith(verdict)
+    assert says in line
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"SecurityGroupIds": ["sg-0123"]},
+        {"NetworkInterfaces": [{"SubnetId": "subnet-01", "Groups": ["sg-0123"]}]},
+    ],
+)
+def test_security_groups_of_a_node_types_own_cant_be_seen(
+    given: dict[str, Any], checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = yaml.safe_load((checkout / "cluster" / "config.yaml").read_text())
+    config = yaml.safe_load(yaml.dump(config, Dumper=_Plain))
+    config["available_node_types"]["gpu"]["node_config"].update(given)
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.dump(config))
+    assert main(["--cluster", str(path)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if " open ports " in line]
+    assert line.startswith("note")
+    assert "security groups of gpu let in can't be seen" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "images"),
+    [
+        ("config.yaml", ["latest/ami-id"]),
+        ("gcp.yaml", ["family/ubuntu-2204-lts", "family/common-cu129"]),
+        ("onprem.yaml", []),
+    ],
+)
+def test_a_machine_image_that_is_another_one_tomorrow_is_told_of(
+    name: str, images: list[str], checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["--cluster", f"cluster/{name}"])
+    told = capsys.readouterr().out.splitlines()
+    notes = [line for line in told if line.startswith("note    pinned")]
+    assert len(notes) == len(images)
+    assert all(image in line for image, line in zip(images, notes, strict=True))
+
+
+def test_a_machine_image_that_is_named_itself_is_not_told_of(
+    checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (checkout / "cluster" / "config.yaml").read_text()
+    pinned = re.sub(r"ImageId: \S+", "ImageId: ami-0123456789abcdef0", text)
+    assert pinned != text
+    path = tmp_path / "pinned.yaml"
+    path.write_text(pinned)
+    assert main(["--cluster", str(path)]) == 0
+    assert "note    pinned" not in capsys.readouterr().out
 
 
 def _command(config: dict[str, Any], key: str, old: str, new: str) -> None:

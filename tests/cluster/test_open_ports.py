@@ -13,7 +13,13 @@ from distributed_fmlp.doctor.cluster_nodes import ExaminedNode
 from distributed_fmlp.doctor.node_facts import lets_anyone_in
 from distributed_fmlp.doctor.open_ports import check_open_ports
 
-DASHBOARD, CLIENT, METRICS, SERVICE, GCS = 8265, 10001, 9101, 8000, 6379
+DASHBOARD, CLIENT, HAPROXY, SERVICE, GCS = 8265, 10001, 9101, 8000, 6379
+METRICS, AUTOSCALER_METRICS, DASHBOARD_METRICS = 51234, 44217, 44227
+
+
+def node_with(ports: list[int] | None) -> ExaminedNode:
+    facts = {"open_ports": ports}
+    return ExaminedNode("id", "10.0.0.2", True, 1.0, 0.0, [], metrics_port=METRICS, facts=facts)
 
 
 @pytest.mark.parametrize(
@@ -23,19 +29,47 @@ DASHBOARD, CLIENT, METRICS, SERVICE, GCS = 8265, 10001, 9101, 8000, 6379
         ([DASHBOARD, CLIENT, GCS], True, None, ["note", "note", "ok"]),
         ([DASHBOARD], False, None, ["FAILED"]),
         ([CLIENT], False, None, ["FAILED"]),
-        ([METRICS], True, None, ["FAILED"]),
+        ([HAPROXY], True, None, ["FAILED"]),
+        ([METRICS], True, None, ["note", "ok"]),
+        ([AUTOSCALER_METRICS, DASHBOARD_METRICS, METRICS], True, None, ["note", "ok"]),
+        ([METRICS], False, None, ["note", "ok"]),
+        ([METRICS, HAPROXY], True, None, ["FAILED", "note"]),
+        (None, True, None, ["note"]),
         ([SERVICE], True, True, ["FAILED"]),
         ([SERVICE], False, False, ["note", "ok"]),
         ([SERVICE], True, None, ["note", "ok"]),
     ],
 )
 def test_a_port_fails_where_it_asks_for_no_token(
-    ports: list[int], token: bool, service_lets_in: bool | None, verdicts: list[str]
+    ports: list[int] | None, token: bool, service_lets_in: bool | None, verdicts: list[str]
 ) -> None:
-    node = ExaminedNode("id", "10.0.0.2", True, 1.0, 0.0, [], facts={"open_ports": ports})
+    node = node_with(ports)
     found = check_open_ports([node], {"id": service_lets_in}, protected=token)
     assert [finding.verdict for finding in found] == verdicts
     assert all(finding.advice for finding in found if finding.verdict != "ok")
+
+
+def test_metrics_that_ray_shows_to_everyone_are_told_of_in_one_line_a_node() -> None:
+    ports = [AUTOSCALER_METRICS, DASHBOARD_METRICS, METRICS]
+    told, _ = check_open_ports([node_with(ports)], {}, protected=True)
+    assert "Ray's metrics, for whoever reaches it (ports 44217, 44227, 51234)" in told.told
+    assert "firewall" in told.advice
+
+
+@pytest.mark.parametrize(
+    ("ports", "lets_in", "judged"),
+    [
+        ([GCS], None, "none of Ray's control ports or the service's lets in who shows no token"),
+        ([SERVICE], False, "none of Ray's control ports or the service's lets in who shows"),
+        ([SERVICE], None, "none of Ray's control ports lets in who shows no token"),
+    ],
+)
+def test_no_more_is_called_well_than_was_looked_at(
+    ports: list[int], lets_in: bool | None, judged: str
+) -> None:
+    *_, last = check_open_ports([node_with(ports)], {"id": lets_in}, protected=True)
+    assert last.verdict == "ok"
+    assert last.told.startswith(judged)
 
 
 @contextmanager
