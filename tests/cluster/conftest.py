@@ -15,14 +15,16 @@ from pathlib import Path
 import pytest
 
 from cluster.hosts import Hosts, missing
+from cluster.process_list import ProcessList
 from cluster.real_cluster import RealCluster
 from cluster.s3_server import CREDENTIALS, S3Server
 from cluster.sweeping import RECIPE, Tune, results_of
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes the cluster down comes last."""
-    items.sort(key=lambda item: item.name.startswith("test_ray_down"))
+    """What looks for secrets comes after all that might leave one; what takes all down, last."""
+    for last in ("test_the_token_is_in_no_", "test_ray_down_"):
+        items.sort(key=lambda item, last=last: item.name.startswith(last))
 
 
 @dataclass
@@ -61,7 +63,14 @@ def s3(hosts: Hosts) -> Iterator[S3Server]:
 
 
 @pytest.fixture(scope="session")
-def cluster(hosts: Hosts, figures: Figures) -> Iterator[RealCluster]:
+def process_list() -> Iterator[ProcessList]:
+    watching = ProcessList()
+    yield watching
+    watching.stop()
+
+
+@pytest.fixture(scope="session")
+def cluster(hosts: Hosts, figures: Figures, process_list: ProcessList) -> Iterator[RealCluster]:
     made = RealCluster(hosts, "head", ["w1", "w2"])
     for node in made.nodes:
         # What a cluster in a cloud has from its instances' role.

@@ -153,6 +153,15 @@ class RealCluster:
             if path.is_file()
         }
 
+    def run_logs(self) -> dict[str, Any]:
+        """Every log file of the runs, wherever a sweep was started, by host and path."""
+        return {
+            f"{host.name}:{path.relative_to(host.home)}": path
+            for host in (self.laptop, *self.nodes)
+            for path in host.home.glob("results/*/logs/**/*")
+            if path.is_file()
+        }
+
 
 def wait_until(holds: Callable[[], object], patience: float, what: str) -> float:
     """Ask every half second; how long it took, in seconds."""

@@ -33,7 +33,8 @@ class FaultySweep:
     def resume(self) -> None:
         self.command = Tune(self.cluster.head, f"--address auto --resume {self.name}")
 
-    def end(self, whole: dict[str, str], what: str, figures: Figures) -> None:
+    def end(self, whole: dict[str, str], what: str, figures: Figures) -> Computed:
+        """Its good end with the right bits; what it took, which tells whether the fault bit."""
         self.command.end()
         seconds = time.time() - self.began
         run: Path = self.cluster.head.home / "results" / self.name
@@ -46,6 +47,18 @@ class FaultySweep:
             f"twice to their end {computed.twice or ''}, {computed.starts - 4} trials started "
             "again within an epoch"
         )
+        return computed
+
+    def told_that_the_storage_is_away(self) -> list[str]:
+        """The processes of trials, by their logs, that have met a storage that was away."""
+        return [
+            name
+            for name, path in self.cluster.logs().items()
+            if "/worker-" in name
+            and name.endswith(".err")
+            and path.stat().st_mtime >= self.began
+            and "the storage is away" in path.read_text(errors="replace")
+        ]
 
 
 def test_a_worker_loses_power(
@@ -54,9 +67,10 @@ def test_a_worker_loses_power(
     sweep = FaultySweep(cluster, s3, "worker-killed")
     cluster.workers[0].power_off()
     try:
-        sweep.end(single_machine, "a worker is killed", figures)
+        computed = sweep.end(single_machine, "a worker is killed", figures)
     finally:
         cluster.workers[0].power_on()
+    assert computed.starts > 4, "a trial that was on it is started again"
     seconds = cluster.wait_for_nodes()
     figures(f"the killed worker, switched on again, is back in the cluster after {seconds:.0f} s")
 
@@ -68,7 +82,8 @@ def test_a_worker_is_cut_off_for_a_minute(
     cluster.workers[1].cut_off()
     time.sleep(60)
     cluster.workers[1].mend()
-    sweep.end(single_machine, "a worker is cut off for 60 s", figures)
+    computed = sweep.end(single_machine, "a worker is cut off for 60 s", figures)
+    assert computed.starts > 4, "Ray gives it up after half a minute: its trial goes on elsewhere"
     seconds = cluster.wait_for_nodes()
     figures(f"the worker that was cut off is back in the cluster {seconds:.0f} s after the sweep")
 
@@ -81,6 +96,7 @@ def test_the_storage_is_away_for_half_a_minute(
     time.sleep(30)
     s3.host.mend()
     sweep.end(single_machine, "the storage is away for 30 s", figures)
+    assert sweep.told_that_the_storage_is_away()
 
 
 def test_the_driver_is_killed(
@@ -89,7 +105,8 @@ def test_the_driver_is_killed(
     sweep = FaultySweep(cluster, s3, "driver-killed")
     sweep.command.kill()
     sweep.resume()
-    sweep.end(single_machine, "the driver is killed, --resume", figures)
+    computed = sweep.end(single_machine, "the driver is killed, --resume", figures)
+    assert computed.starts > 4, "trials that were going on are started again"
 
 
 def test_the_head_loses_power_and_ray_up_brings_it_back(
@@ -106,4 +123,5 @@ def test_the_head_loses_power_and_ray_up_brings_it_back(
         f"the head was killed: ray up had all nodes back after {time.monotonic() - started:.0f} s"
     )
     sweep.resume()
-    sweep.end(single_machine, "the head is killed, ray up, --resume", figures)
+    computed = sweep.end(single_machine, "the head is killed, ray up, --resume", figures)
+    assert computed.starts > 4, "trials that were going on are started again"
