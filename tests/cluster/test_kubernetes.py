@@ -56,6 +56,40 @@ def closed(part: Any) -> Any:
     return made
 
 
+def let_in(port: int, labels: dict[str, str]) -> bool:
+    """Whether the network policy lets a pod of this namespace with these labels reach a port."""
+    *_, policy = yaml.safe_load_all((KUBERNETES / "shared.yaml").read_text())
+    assert policy["kind"] == "NetworkPolicy"
+    for rule in policy["spec"]["ingress"]:
+        selectors = [each["podSelector"]["matchLabels"] for each in rule.get("from", [])]
+        here = [given for given in selectors if given.items() <= labels.items()]
+        ports = [each["port"] for each in rule.get("ports", [])]
+        if (here or not selectors) and (port in ports or not ports):
+            return True
+    return False
+
+
+def test_the_pod_that_submits_the_sweep_reaches_the_dashboard_and_no_other_port() -> None:
+    name = yaml.safe_load((KUBERNETES / "rayjob.yaml").read_text())["metadata"]["name"]
+    submitter = {"batch.kubernetes.io/job-name": name}
+    assert let_in(8265, submitter)
+    assert not let_in(6379, submitter)
+    assert not let_in(8265, {"batch.kubernetes.io/job-name": "another"})
+
+
+def test_a_strange_pod_reaches_the_service_alone() -> None:
+    assert let_in(8000, {})
+    assert not [port for port in (6379, 8265, 10001, 44217) if let_in(port, {})]
+
+
+def test_the_clusters_own_pods_reach_each_other_on_every_port() -> None:
+    for name in KINDS:
+        spec = yaml.safe_load((KUBERNETES / f"{name}.yaml").read_text())["spec"]
+        cluster = spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            assert let_in(6379, group["template"]["metadata"]["labels"])
+
+
 @functools.cache
 def strict(kind: str) -> dict[str, Any]:
     found = schema(kind)
