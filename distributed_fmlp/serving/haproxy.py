@@ -44,6 +44,11 @@ _MOST_THREADS = 4
 _DRAIN_SECONDS = "1"
 _FIRST_REPLICA_PORT = 20_000
 _REPLICA_PORTS = 100
+_BLOCKS = 100
+# A server of Ray's on HAProxy's own machine, and the frontend's address where that is no other.
+_LOCAL_SERVER = re.compile(r"(?m)^(\s*server \S+ )127\.0\.0\.1(:\d+ )")
+_REACHED_AT_127_0_0_1 = ("*", "127.0.0.1", "localhost")
+_LONGEST_TEMPORARY = 25  # Ray adds some 75 characters, and a socket's path holds 107
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -56,6 +61,14 @@ def available() -> bool:
     except (ImportError, OSError):
         return False
     return True
+
+
+def parent_of_sockets() -> str | None:
+    """Where a directory for Ray's and HAProxy's sockets, whose paths are short, is to be made.
+
+    `None` for the usual place: TMPDIR, or what stands in for it.
+    """
+    return "/tmp" if len(tempfile.gettempdir()) > _LONGEST_TEMPORARY else None
 
 
 def configure_environment(
@@ -74,7 +87,7 @@ def configure_environment(
     )
     program.chmod(0o700)
     metrics_port, stats_port, fallback_port = _free_ports(3)
-    first_port = _FIRST_REPLICA_PORT + port % 100 * _REPLICA_PORTS
+    first_port = _first_replica_port(port)
     settings = {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -124,7 +137,7 @@ def mended(configuration: str, errors: str) -> str:
     told = re.sub(
         r"(?m)^(\s*server \S+ \S+ check\b(?!.*\bbackup\b).*)$",
         r"\1 on-marked-down shutdown-sessions",
-        no_log,
+        _with_servers_where_they_listen(no_log),
     )
     no_errors = re.sub(r"(?m)^\s*errorfile .*\n", "", told)
     own_errors = "".join(f"\n    errorfile {status} {errors}/{status}.http" for status in _REASONS)
@@ -137,6 +150,14 @@ def mended(configuration: str, errors: str) -> str:
     )
     rules = "".join(f"\n    {rule}" for rule in _frontend_rules())
     return re.sub(rf"(?m)^{_FRONTEND}$", lambda _: _FRONTEND + rules, nothing_yet)
+
+
+def _with_servers_where_they_listen(configuration: str) -> str:
+    """Replicas and proxies listen at the frontend's address; Ray writes 127.0.0.1 in any case."""
+    bound = re.search(rf"(?m)^{_FRONTEND}\n\s*bind (\S+):\d+$", configuration)
+    if bound is None or bound[1] in _REACHED_AT_127_0_0_1:
+        return configuration
+    return _LOCAL_SERVER.sub(lambda found: f"{found[1]}{bound[1]}{found[2]}", configuration)
 
 
 def _frontend_rules() -> list[str]:
@@ -179,11 +200,8 @@ def _error_file(status: int) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Mend the file after `-f` and become HAProxy; `--settings PORT` prints what turns it on."""
+    """Mend the file after `-f` and become HAProxy."""
     words = list(arguments)
-    if words[:1] == ["--settings"]:
-        _print_settings(int(words[1]))
-        return
     if "-f" in words:
         at = words.index("-f") + 1
         path = Path(words[at])
@@ -199,15 +217,6 @@ def main(arguments: Sequence[str]) -> None:
         _end_with_parent()
     binary = _binary()
     os.execv(binary, [binary, *words])
-
-
-def _print_settings(port: int) -> None:
-    """The environment for a Ray that is started by hand, as lines for a shell."""
-    settings: dict[str, str] = {}
-    directory = Path(tempfile.mkdtemp(prefix="fmlp-haproxy-", dir="/tmp"))
-    configure_environment(directory, port, settings)
-    for name, value in settings.items():
-        print(f"export {name}={shlex.quote(value)}")
 
 
 def _end_with_parent() -> None:
@@ -227,6 +236,31 @@ def _binary() -> str:
             raise
         return found
     return str(get_haproxy_binary())
+
+
+def _first_replica_port(port: int) -> int:
+    """Of the first block of replicas' ports, from this service's own on, where nothing listens.
+
+    Services whose ports differ by a multiple of 100 have the same block of their own. The last
+    resort is that: Ray tries one port of it after another.
+    """
+    firsts = [
+        _FIRST_REPLICA_PORT + (port + further) % _BLOCKS * _REPLICA_PORTS
+        for further in range(_BLOCKS)
+    ]
+    free = (first for first in firsts if all(map(_is_free, range(first, first + _REPLICA_PORTS))))
+    return next(free, firsts[0])
+
+
+def _is_free(port: int) -> bool:
+    """Whether no socket listens there at any IPv4 address; nothing listens meanwhile."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections linger
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
 
 
 def _free_ports(count: int) -> list[int]:

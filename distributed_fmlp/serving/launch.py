@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from distributed_fmlp.serving.engine import ServedModel
 
 PICTURE = Path(__file__).with_name("example.png")
-_LONGEST_TEMPORARY = 25  # Ray adds some 75 characters, and a socket's path holds 107
 _EVERY_ADDRESS = ("0.0.0.0", "::")
 _PROXY_CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 _LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
@@ -49,7 +48,8 @@ def serve_until_stopped(options: argparse.Namespace) -> int:
         configure_environment(private=True)
         # Ray's processes give way to all others by default: right for training, not for answers.
         os.environ.setdefault("RAY_worker_niceness", "0")
-        if not options.no_haproxy and haproxy.available():
+        # For every IPv6 address Ray has HAProxy listen at every IPv4 one.
+        if not options.no_haproxy and options.host != "::" and haproxy.available():
             haproxy.configure_environment(directory, options.port, os.environ)
             os.environ.setdefault(_PROXY_CALLBACK, "distributed_fmlp.serving.shortcut.middlewares")
         else:
@@ -91,9 +91,7 @@ def check_port(host: str, port: int) -> None:
 @contextlib.contextmanager
 def _temporary_directory() -> Iterator[Path]:
     """For Ray's and HAProxy's files, logs included; kept when the service could not be deployed."""
-    # Unix sockets have short paths: not below a long TMPDIR.
-    parent = "/tmp" if len(tempfile.gettempdir()) > _LONGEST_TEMPORARY else None
-    directory = Path(tempfile.mkdtemp(prefix="fmlp-", dir=parent))
+    directory = Path(tempfile.mkdtemp(prefix="fmlp-", dir=haproxy.parent_of_sockets()))
     # A Ray that is interrupted while it starts ends its processes, which still write, only when
     # this one exits: after that, as what is registered first is called last.
     remove = atexit.register(shutil.rmtree, directory, ignore_errors=True)

@@ -18,9 +18,11 @@ from distributed_fmlp.serving.haproxy import ERRORS
 
 _ROUTES = "/-/routes"  # which applications Ray has is nobody's business
 
+_OWN_KINDS = (b"application/json", b"text/html")  # of HTML the page that asks for the token
+
 
 class ProxyAnswers:
-    """ASGI middleware: an error that isn't JSON already becomes `{"error": …}`."""
+    """ASGI middleware: an error in Ray's form becomes `{"error": …}`; the service's own pass."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -39,7 +41,7 @@ class ProxyAnswers:
             if message["type"] == "http.response.start":
                 headers = {bytes(name).lower(): bytes(text) for name, text in message["headers"]}
                 kind = headers.get(b"content-type", b"")
-                if message["status"] >= 400 and not kind.startswith(b"application/json"):
+                if message["status"] >= 400 and not kind.startswith(_OWN_KINDS):
                     replaced = True
                     await _own_answer(message["status"], headers).send(send)
             if not replaced:

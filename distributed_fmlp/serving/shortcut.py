@@ -12,9 +12,12 @@ from typing import Any
 
 from starlette.middleware import Middleware
 
-from distributed_fmlp.serving.exchange import Receive, Scope, Send
+from distributed_fmlp.serving.errors import RequestError
+from distributed_fmlp.serving.exchange import Receive, Scope, Send, error_response
+from distributed_fmlp.serving.haproxy import ERRORS
 
 _RAYS_OWN = "/-/"  # its health checks
+_ROUTES = "/-/routes"  # tells anyone which applications Ray has, a token or not
 
 _service: Any = None  # of this process, where it is a replica
 
@@ -32,7 +35,9 @@ class Shortcut:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if _service is None or scope["type"] != "http" or scope["path"].startswith(_RAYS_OWN):
+        if scope["type"] == "http" and scope["path"].lower() == _ROUTES:
+            await error_response(RequestError(404, ERRORS[404])).send(send)
+        elif _service is None or scope["type"] != "http" or scope["path"].startswith(_RAYS_OWN):
             await self._app(scope, receive, send)
         else:
             await _service(scope, receive, send)

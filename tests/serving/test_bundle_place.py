@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from distributed_fmlp.errors import BundleError
 from distributed_fmlp.serving.bundle_place import find_bundle
 from tests.serving.conftest import Bundles
+from tests.serving.running_service import ROOT
 from tests.synthetic_run import make_run
 
 
@@ -51,6 +53,20 @@ def test_with_none_given_it_is_the_newest_finished_run_and_else_the_reference(
         created="2026-11-22T10:00:00+00:00", finished=None,
     )  # fmt: skip
     assert find_bundle(None, tmp_path) == str(tmp_path / "new" / "bundle")
+
+
+def test_in_a_fresh_checkout_it_is_the_run_that_the_readmes_name(tmp_path: Path) -> None:
+    # Not the directory itself: a developer's own runs are in it too.
+    text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## `(\w+)`\n(.*?)(?=^## |\Z)", text, flags=re.M | re.S))
+    assert len(sections) == 2
+    for name in sections:
+        (tmp_path / name).symlink_to(ROOT / "results" / name)
+    found = Path(find_bundle(None, tmp_path)).parent.name
+    (said,) = [name for name, said in sections.items() if "newest finished run" in said]
+    assert found == said
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"in a fresh checkout that of `results/{found}`" in readme
 
 
 def test_a_run_without_a_bundle_and_what_is_nothing_at_all_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -65,8 +66,31 @@ def test_a_service_for_every_address_stays_so(tmp_path: Path) -> None:
     assert binds == ["127.0.0.1:9101", "*:8000", "127.0.0.1:8404"]
 
 
-def test_haproxy_takes_the_mended_configuration_without_a_word(tmp_path: Path) -> None:
-    path = written(tmp_path, haproxy.mended(CONFIGURATION, str(tmp_path)))
+@pytest.mark.parametrize(
+    ("bound", "asked"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("localhost", "127.0.0.1"),
+        ("*", "127.0.0.1"),
+        ("127.0.0.2", "127.0.0.2"),
+        ("192.0.2.7", "192.0.2.7"),
+        ("::1", "::1"),
+    ],
+)
+def test_replicas_are_asked_where_they_listen(tmp_path: Path, bound: str, asked: str) -> None:
+    elsewhere = "    server other 10.0.0.9:30000 check\n"
+    configuration = CONFIGURATION.replace("bind 127.0.0.1:8000", f"bind {bound}:8000").replace(
+        "    server fallback", f"{elsewhere}    server fallback"
+    )
+    mended = haproxy.mended(configuration, str(tmp_path))
+    servers = re.findall(r"(?m)^\s*server \S+ (\S+) check", mended)
+    assert servers == [f"{asked}:30000", "10.0.0.9:30000", f"{asked}:8500"]
+
+
+@pytest.mark.parametrize("bound", ["127.0.0.1", "127.0.0.2", "::1"])
+def test_haproxy_takes_the_mended_configuration_without_a_word(tmp_path: Path, bound: str) -> None:
+    configuration = CONFIGURATION.replace("bind 127.0.0.1:8000", f"bind {bound}:8000")
+    path = written(tmp_path, haproxy.mended(configuration, str(tmp_path)))
     checked = subprocess.run(
         [haproxy._binary(), "-c", "-f", str(path)], capture_output=True, text=True, timeout=30
     )
@@ -144,6 +168,32 @@ def test_two_services_on_a_machine_are_given_ports_of_their_own(tmp_path: Path) 
         assert settings["RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"] != "8500"
         ranges.append(range(first, last + 1))
     assert not set(ranges[0]) & set(ranges[1])
+
+
+def first_replica_port(directory: Path, port: int) -> int:
+    settings: dict[str, str] = {}
+    haproxy.configure_environment(directory, port, settings)
+    first = int(settings["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"])
+    assert int(settings["RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"]) == first + 99
+    return first
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "0.0.0.0"])
+@pytest.mark.parametrize("place", [0, 1, 99])
+def test_two_services_whose_ports_differ_by_a_thousand_share_no_replica_port(
+    tmp_path: Path, host: str, place: int
+) -> None:
+    first = first_replica_port(tmp_path, 8000)
+    with socket.create_server((host, first + place)):  # a replica of the service at 8000
+        second = first_replica_port(tmp_path, 9000)
+    assert first + 100 <= second < 30_000 and (second - first) % 100 == 0
+
+
+def test_where_every_block_is_taken_a_service_has_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(haproxy, "_is_free", lambda port: False)
+    assert first_replica_port(tmp_path, 8099) == 29_900
 
 
 def test_without_haproxy_the_throughput_mode_is_not_available(

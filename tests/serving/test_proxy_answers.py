@@ -57,6 +57,7 @@ def test_the_services_own_answers_pass_untouched() -> None:
     assert asked("/predict", 400, own, b'{"error":', b'"x"}') == (400, own, b'{"error":"x"}')
     page = {b"content-type": b"text/html"}
     assert asked("/", 200, page, b"<html>") == (200, page, b"<html>")
+    assert asked("/", 401, page, b"<html>") == (401, page, b"<html>")  # it asks for the token
 
 
 def test_rays_routes_are_not_told() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 import signal
 import subprocess
@@ -35,6 +34,7 @@ from tests.serving.running_service import (
     listening_addresses,
     outward_address,
 )
+from tests.serving.shell import source_settings
 from tests.synthetic_run import make_run
 
 CONFIG = ROOT / "serve" / "config.yaml"
@@ -156,17 +156,8 @@ def serve_program() -> str:
 def cluster(directory: Path) -> Iterator[Cluster]:
     http_port, gcs_port, dashboard_port = (free_port() for _ in range(3))
     env = environment(directory / "home", RAY_USAGE_STATS_ENABLED="0")
-    if haproxy.available():
-        printed = subprocess.run(
-            [sys.executable, "-m", haproxy.__name__, "--settings", str(http_port)],
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        ).stdout
-        words = [shlex.split(line) for line in printed.splitlines()]
-        env |= dict(word.split("=", 1) for export, word in words if export == "export")
+    done, env = source_settings(str(http_port), env)
+    assert done.returncode == 0, done.stderr
     for name in ("home", "work"):
         (directory / name).mkdir()
     with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp", ignore_cleanup_errors=True) as short:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,8 +43,25 @@ def test_a_replica_is_asked_directly_but_for_rays_own_health_checks_and_websocke
     (middleware,) = shortcut.middlewares()
     app = middleware.cls(rays)
     shortcut.offer(service)
-    for path in ("/", "/predict", "/v2/health/ready", "/-/healthz", "/-/routes"):
+    for path in ("/", "/predict", "/v2/health/ready", "/-/healthz"):
         ask(app, path)
     ask(app, "/predict", "websocket")
     assert service.asked == ["/", "/predict", "/v2/health/ready"]
-    assert rays.asked == ["/-/healthz", "/-/routes", "/predict"]
+    assert rays.asked == ["/-/healthz", "/predict"]
+
+
+@pytest.mark.parametrize("path", ["/-/routes", "/-/Routes"])
+@pytest.mark.parametrize("is_replica", [True, False])
+def test_nobody_is_told_which_applications_ray_has(path: str, is_replica: bool) -> None:
+    rays, service, sent = App(), App(), []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    if is_replica:
+        shortcut.offer(service)
+    scope = {"type": "http", "path": path}
+    asyncio.run(shortcut.Shortcut(rays)(scope, None, send))  # type: ignore[arg-type]
+    assert (rays.asked, service.asked) == ([], [])
+    assert sent[0]["status"] == 404
+    assert set(json.loads(b"".join(each.get("body", b"") for each in sent[1:]))) == {"error"}
