@@ -48,7 +48,7 @@ _BLOCKS = 100
 # A server of Ray's on HAProxy's own machine, and the frontend's address where that is no other.
 _LOCAL_SERVER = re.compile(r"(?m)^(\s*server \S+ )127\.0\.0\.1(:\d+ )")
 _REACHED_AT_127_0_0_1 = ("*", "127.0.0.1", "localhost")
-_LONGEST_TEMPORARY = 25  # Ray adds some 75 characters, and a socket's path holds 107
+_LONGEST_TEMPORARY = 15  # with Ray's the path of HAProxy's socket is 82 longer, and holds 97
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 

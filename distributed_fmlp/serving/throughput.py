@@ -25,7 +25,8 @@ def settings(port: int) -> dict[str, str]:
     """What the environment of Ray and of the deploying command has to hold, by name."""
     found: dict[str, str] = {}
     if haproxy.available():
-        directory = tempfile.mkdtemp(prefix="fmlp-haproxy-", dir=haproxy.parent_of_sockets())
+        # Not in TMPDIR: HAProxy's sockets lie below, and their paths hold 97 characters.
+        directory = tempfile.mkdtemp(prefix="fmlp-haproxy-", dir="/tmp")
         haproxy.configure_environment(Path(directory), port, found)
     # With HAProxy too: the replicas' own ports then say nothing that HAProxy's doesn't.
     if PROXY_CALLBACK not in os.environ:

@@ -113,7 +113,7 @@ def test_on_this_machine_the_commands_serve_and_ctrl_c_ends_all_of_it(
 ) -> None:
     directory, port, env = workplace
     lines = blocks(README.split("## On this machine\n")[1])[0]
-    command = Command(["bash", "-c", "\n".join(lines)], directory, env)
+    command, place = Command(["bash", "-c", "\n".join(lines)], directory, env), None
     try:
         wait_until_ready(command, port)
         family = command.family()
@@ -122,8 +122,10 @@ def test_on_this_machine_the_commands_serve_and_ctrl_c_ends_all_of_it(
             assert (reply.status, reply.version) == (200, bundles.version(bundles.first))
         proxies = [each for each in family if "haproxy" in each.name().lower()]
         assert bool(proxies) == haproxy.available()
-        assert {host for host, _ in listening_addresses(proxies)} <= {"127.0.0.1"}
+        servers = [each for each in proxies if each.name() == "haproxy"]
+        assert {host for host, _ in listening_addresses(servers)} <= {"127.0.0.1"}
         (replica,) = [each for each in family if "ServeReplica:fmlp:fmlp" in _words(each)]
+        place = replica.environ().get("RAY_SERVE_HAPROXY_CONFIG_FILE_LOC")
         for port_here in own_http_ports(replica) | {port}:
             with Connection(port_here) as connection:
                 reply = connection.ask("GET", "/-/routes")
@@ -133,6 +135,8 @@ def test_on_this_machine_the_commands_serve_and_ctrl_c_ends_all_of_it(
         assert gone(family, 30) == []
     finally:
         command.destroy()
+        if place is not None:
+            shutil.rmtree(Path(place).parent, ignore_errors=True)
 
 
 def own_http_ports(replica: psutil.Process) -> set[int]:
