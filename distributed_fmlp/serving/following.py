@@ -78,6 +78,10 @@ class Follower:
         """Whether no promotion can have passed this replica by."""
         return self._lease.holds
 
+    def in_touch_since(self, moment: float) -> bool:
+        """Whether it might have answered at all times since then (on `lease.clock`)."""
+        return self._lease.unbroken_since(moment)
+
     async def start(self) -> None:
         """Load what is to be served; returns when this replica is known and may answer."""
         self.orders = await self._coordinator.current.remote()

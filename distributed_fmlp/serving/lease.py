@@ -22,7 +22,7 @@ class Lease:
         """It doesn't hold before it is first renewed."""
         self._seconds = seconds
         self._now = now
-        self._until = float("-inf")
+        self._until = self._since = float("-inf")
 
     @property
     def holds(self) -> bool:
@@ -33,8 +33,14 @@ class Lease:
         """Whether more than two fifths of it are over."""
         return self._until - self._now() < 0.6 * self._seconds
 
+    def unbroken_since(self, moment: float) -> bool:
+        """Whether it holds, and has held at all times since then."""
+        return self.holds and self._since <= moment
+
     def renew(self, asked_at: float) -> None:
         """After orders were carried out that the coordinator was asked for at that time."""
+        if not self.holds:
+            self._since = self._now()
         self._until = max(self._until, asked_at + self._seconds)
 
     def extend(self, asked_at: float) -> None:

@@ -38,6 +38,7 @@ from distributed_fmlp.serving.errors import RequestError
 from distributed_fmlp.serving.following import Follower
 from distributed_fmlp.serving.gathering import Gatherer
 from distributed_fmlp.serving.http import HttpService, HttpSettings
+from distributed_fmlp.serving.lease import clock
 from distributed_fmlp.serving.limits import Limits
 from distributed_fmlp.serving.metrics import Metrics, merge
 from distributed_fmlp.serving.model import InferenceModel, open_model, public_address
@@ -140,13 +141,19 @@ class Replica:
     async def promote(self, request: PromotionRequest) -> ServiceStatus:
         loop = asyncio.get_running_loop()
         self._check_may_answer()
-        served = self._follower.model
+        served, asked_at = self._follower.model, clock()
         try:
             pinned, compared = await loop.run_in_executor(
                 self._loading, self._examined, served, request
             )
         except (BundleError, DataError) as error:
             raise RequestError(422, str(error)) from error
+        if not self._follower.in_touch_since(asked_at):
+            # Cut off for so long it may have been given up, and been asked of another replica.
+            raise self._busy(
+                "this replica was out of touch with the others while it examined the bundle, and "
+                "the model was not changed"
+            )
         outcome = await self._ask(self._coordinator.promote, pinned, served.served.sha256)
         status = await self._after(outcome)
         return replace(status, accuracy=compared)

@@ -85,3 +85,17 @@ def test_the_clock_goes_on() -> None:
     began = clock()
     time.sleep(0.01)
     assert 0.01 <= clock() - began < 5
+
+
+def test_it_is_unbroken_only_since_it_last_came_back(lease: Lease, now: Time) -> None:
+    lease.renew(now())
+    began = now()
+    now.seconds += 3.0
+    lease.renew(now())
+    now.seconds += 3.0
+    assert lease.unbroken_since(began) and lease.unbroken_since(now())
+    now.seconds += 2.0
+    assert not lease.unbroken_since(began)  # it has lapsed
+    lease.renew(now())
+    assert lease.holds and not lease.unbroken_since(began)
+    assert lease.unbroken_since(now())
