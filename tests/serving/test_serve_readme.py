@@ -121,8 +121,7 @@ def test_on_this_machine_the_commands_serve_and_ctrl_c_ends_all_of_it(
             reply = connection.predict(IMAGES)
             assert (reply.status, reply.version) == (200, bundles.version(bundles.first))
         # One that HAProxy's next configuration has replaced may just have ended.
-        servers = [each for each in family if "/haproxy " in _words(each)]
-        assert bool(servers) == haproxy.available()
+        servers = haproxies(command) if haproxy.available() else []
         assert {host for host, _ in listening_addresses(servers)} <= {"127.0.0.1"}
         (replica,) = [each for each in family if "ServeReplica:fmlp:fmlp" in _words(each)]
         place = replica.environ().get("RAY_SERVE_HAPROXY_CONFIG_FILE_LOC")
@@ -137,6 +136,17 @@ def test_on_this_machine_the_commands_serve_and_ctrl_c_ends_all_of_it(
         command.destroy()
         if place is not None:
             shutil.rmtree(Path(place).parent, ignore_errors=True)
+
+
+def haproxies(command: Command) -> list[psutil.Process]:
+    """Those that run; for a moment, while a new one starts, it may be none."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        found = [each for each in command.family() if "/haproxy -" in _words(each)]
+        if any(listening_addresses([each]) for each in found):
+            return found
+        time.sleep(0.2)
+    raise AssertionError([_words(each) for each in command.family()])
 
 
 def own_http_ports(replica: psutil.Process) -> set[int]:
