@@ -14,6 +14,7 @@ from distributed_fmlp.search_space import DEFAULT_SPACE, SAMPLES, SEARCHED, pars
 
 DATASETS = ("auto", "fashion-mnist", "digits")
 MAX_NAME_BYTES = 100
+RESERVED_NAMES = ("comparison.html", "README.md")  # files that stand beside the runs
 SERVE_PORT = 8000
 
 
@@ -66,11 +67,13 @@ def run_name(text: str) -> str:
         or text[0] in ".-~"
         or any(character in "/\\" or not character.isprintable() for character in text)
         or len(text.encode()) > MAX_NAME_BYTES
+        or text in RESERVED_NAMES
     )
     if bad:
         raise argparse.ArgumentTypeError(
             f"{text!r} can't name a run: it becomes one directory in the results directory; give "
-            f"a name of at most {MAX_NAME_BYTES} bytes with no slash, not starting with . - or ~"
+            f"a name of at most {MAX_NAME_BYTES} bytes with no slash, not starting with . - or ~, "
+            f"and not {' or '.join(RESERVED_NAMES)}"
         )
     return text
 

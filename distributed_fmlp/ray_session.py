@@ -6,15 +6,18 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from distributed_fmlp.errors import ClusterError
+from distributed_fmlp.standard_output import lasting
 
 _CONNECT_SECONDS = 10.0
 _OBJECT_STORE_BYTES = 512 << 20  # the data set takes 55 MB; checkpoints don't go through it
@@ -109,7 +112,22 @@ def ray_session(
     try:
         yield str(Path(node.get_logs_dir_path()))
     finally:
-        ray.shutdown()
+        with uninterrupted():  # or Ray's processes would be left, and a traceback shown
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM off: what is done inside is short and must be whole."""
+    # No other thread than the main one is interrupted, or may say what happens then.
+    main = threading.current_thread() is threading.main_thread()
+    kinds = (signal.SIGINT, signal.SIGTERM) if main else ()
+    before = {kind: signal.signal(kind, signal.SIG_IGN) for kind in kinds}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 def _no_node(address: str) -> ClusterError:
@@ -145,7 +163,7 @@ def _without_unused_processes() -> Iterator[None]:
 def diverted_output(log: Path) -> Iterator[TextIO]:
     """Send all that libraries write to standard output and error, in C too, to a file.
 
-    Yields the real standard output, for this program's own words.
+    Yields the real standard output, for this program's own words; it may be closed meanwhile.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
@@ -153,7 +171,7 @@ def diverted_output(log: Path) -> Iterator[TextIO]:
     kept_out, kept_err = os.dup(1), os.dup(2)
     with (
         log.open("ab") as file,
-        os.fdopen(os.dup(kept_out), "w", encoding=sys.stdout.encoding, errors="replace") as out,
+        lasting(os.dup(kept_out), sys.stdout.encoding) as out,
         warnings.catch_warnings(),
     ):
         try:

@@ -177,7 +177,14 @@ def load_run(path: Path) -> Run:
         raise RunError(f"{path} is no run: it has no run.json; give a directory the sweep wrote")
     info = _checked_info(path / "run.json")
     n_classes = len(info["dataset"]["class_names"])
-    return Run(path, info, [_load_trial(path, entry, n_classes) for entry in info["trials"]])
+    trials = [_load_trial(path, entry, n_classes) for entry in info["trials"]]
+    lost = [trial.trial_id for trial in trials if trial.status == "pending"]
+    if lost and info["status"] == "finished":
+        first = trial_directory(path, lost[0]) / "trial.json"
+        raise _damaged(
+            first, f"missing, like those of {len(lost) - 1} others; the run has finished"
+        )
+    return Run(path, info, trials)
 
 
 def load_predictions(run_path: Path, trial_id: str) -> Predictions | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,4 +67,7 @@ def _become_service(run: Path, port: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    # All is done and said; Ray's own end, at exit, would show a traceback when interrupted.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(status)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from distributed_fmlp.command_line import OneLineParser
 from distributed_fmlp.errors import RunError, UserError
+from distributed_fmlp.standard_output import tell
 
 MANY_RATES = 8  # from here on starting processes costs less time than it saves
 
@@ -87,10 +88,13 @@ def report_one(path: Path, options: argparse.Namespace) -> None:
         page=options.out,
         processes=(os.cpu_count() or 1) if len(rates) >= MANY_RATES else 1,
     )
-    print(render_summary(summary), end="\n\n")
-    print(f"Report: {options.out or path / 'report.html'}")
-    print(f"Tables: {path / 'summary.md'} (and .csv, .json)")
-    print(f"Plots:  {path / 'plots'}")
+    tell(
+        render_summary(summary),
+        "",
+        f"Report: {options.out or path / 'report.html'}",
+        f"Tables: {path / 'summary.md'} (and .csv, .json)",
+        f"Plots:  {path / 'plots'}",
+    )
 
 
 def report_several(paths: Sequence[Path], options: argparse.Namespace) -> None:
@@ -101,8 +105,7 @@ def report_several(paths: Sequence[Path], options: argparse.Namespace) -> None:
 
     page = options.out or options.results / "comparison.html"
     compared = build_comparison([load_run(path) for path in paths], page)
-    print(render_comparison(compared), end="\n\n")
-    print(f"Report: {page}")
+    tell(render_comparison(compared), "", f"Report: {page}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -129,7 +129,8 @@ def unfinished(run: Run) -> str | None:
     status = run.info["status"]
     if status in ("finished", "failed") and ended == len(run.trials):
         return None
-    words = {"running": "still running", "stopped": "stopped before its end"}
+    # A run that was killed had no time to say so: both look alike in what is recorded.
+    words = {"running": "still running, or was killed", "stopped": "stopped before its end"}
     return (
         f"Unfinished: this run is {words.get(status, status)}; {ended} of {len(run.trials)} "
         "trials have ended, and the figures are what is recorded so far."

@@ -18,9 +18,10 @@ import filelock
 from distributed_fmlp import provenance
 from distributed_fmlp.errors import ClusterError, OptionError, RunError, StorageError
 from distributed_fmlp.options import Request, SweepOptions, resumed_options
-from distributed_fmlp.ray_session import diverted_output, ray_session
+from distributed_fmlp.ray_session import diverted_output, ray_session, uninterrupted
 from distributed_fmlp.records import TrialRecord
 from distributed_fmlp.run_directory import Run, load_run
+from distributed_fmlp.standard_output import tell
 from distributed_fmlp.sweep import closing, resources
 from distributed_fmlp.sweep.autoscaling import PATIENCE_SECONDS, ask_for_nodes
 from distributed_fmlp.sweep.checkpoints import attempts, scratch_directory
@@ -88,7 +89,7 @@ def _has_ended(run: Run) -> bool:
 
 def _nothing_to_resume(run: Run) -> int:
     status = run.info["status"]
-    print(
+    tell(
         f"Run {run.info['name']} is {status}: there is nothing to resume, and nothing was changed. "
         f"It is in {run.path}"
     )
@@ -180,7 +181,7 @@ def _attempt(sweep: Sweep, directory: _RunDirectory, *, new: bool) -> int:
         except KeyboardInterrupt:
             if not directory.begun:
                 raise
-        with _uninterrupted():
+        with uninterrupted():
             sweep.info["seconds"] = round(sweep.info["seconds"] + time.monotonic() - started, 3)
             unended = [trial for trial in sweep.pending if trial.status != "failed"]
             return closing.stop(sweep, out) if unended else closing.finish(sweep, out)
@@ -300,14 +301,3 @@ def _scratch(run_id: str) -> Iterator[None]:
         yield
     finally:
         shutil.rmtree(scratch_directory(run_id), ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM off: what is done inside is short and must be whole."""
-    before = {kind: signal.signal(kind, signal.SIG_IGN) for kind in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from synthetic_run import FASHION, make_info, make_run
 
+from distributed_fmlp.errors import RunError
 from distributed_fmlp.report import build_report, render_summary
 from distributed_fmlp.report.__main__ import find_run, main
 from distributed_fmlp.report.plots import draw_plots
@@ -495,3 +496,13 @@ def test_the_chosen_trial_of_the_summary_is_the_chosen_trial(tmp_path: Path) -> 
     assert chosen is not None
     assert [row.trial_id for row in summarize(run).rows if row.chosen] == [chosen.trial_id]
     assert why_not_beside(run) is None
+
+
+def test_a_finished_run_that_lost_a_trial_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", rates=(0.001, 0.01), epochs=2)
+    (path / "trials" / "lr_0.01_seed_0" / "trial.json").unlink()
+    before = {each.name for each in path.iterdir()}
+    with pytest.raises(RunError, match=r"lr_0\.01_seed_0/trial\.json is damaged \(missing"):
+        load_run(path)
+    assert main([str(path)]) == 2
+    assert {each.name for each in path.iterdir()} == before

@@ -383,6 +383,19 @@ def test_ctrl_c_before_the_first_epoch_leaves_nothing_and_says_so_in_one_line(de
     assert list(desk.cwd.iterdir()) == []
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_sweep_whose_output_can_not_be_written_ends_well_all_the_same(desk: Desk) -> None:
+    recipe = shlex.split("--dataset digits --hidden 32 --epochs 2 --lr 0.01 --name untold")
+    words = [sys.executable, "-m", "distributed_fmlp.tune", *recipe]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            words, cwd=desk.cwd, env=desk.environment(), stdout=full, stderr=subprocess.PIPE,
+            text=True, timeout=120,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert read_json(desk.results / "untold" / "run.json")["status"] == "finished"
+
+
 def test_quiet_says_the_result_alone_and_needs_no_home(desk: Desk) -> None:
     recipe = shlex.split("--dataset digits --hidden 32 --epochs 2 --lr 0.01 --quiet --name q")
     home = desk.path / "no home"
