@@ -9,8 +9,10 @@ configuration it is given and becomes the real HAProxy.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import os
+import random
 import re
 import shlex
 import shutil
@@ -42,6 +44,8 @@ _REASONS = {
 _FRONTEND = "frontend http_frontend"
 _MOST_THREADS = 4
 _DRAIN_SECONDS = "1"
+# Above the replicas' ports, and below those that Linux gives to outgoing connections.
+_UNASSIGNED = range(30000, 32768)
 _FIRST_REPLICA_PORT = 20_000
 _REPLICA_PORTS = 100
 _BLOCKS = 100
@@ -264,12 +268,12 @@ def _is_free(port: int) -> bool:
 
 
 def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Ports where nothing listens, drawn at random, as they are bound only some seconds later.
+
+    None that the system gives to outgoing connections: one of those can take a port meanwhile.
+    """
+    drawn = random.sample(_UNASSIGNED, len(_UNASSIGNED))
+    return list(itertools.islice(filter(_is_free, drawn), count))
 
 
 if __name__ == "__main__":
