@@ -76,9 +76,28 @@ def pytest_runtest_makereport(
     return report
 
 
-def _group(item: pytest.Item) -> str:
+def _group(nodeid: str) -> str:
     """Tests of one group run one after the other in one process, and share what they started."""
-    return "sweep" if item.path.stem in ("test_sweep", "test_bad_input") else item.path.stem
+    file = nodeid.partition("::")[0].rpartition("/")[2].removesuffix(".py")
+    return "sweep" if file in ("test_sweep", "test_bad_input") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give groups out whole.
+
+    The markers that xdist has for this have no effect with pytest 9: it writes the group into a
+    part of the test that pytest no longer reads, and the tests are scattered one by one.
+    """
+    if config.getoption("dist") != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return ByGroup(config, log)
 
 
 def _real_data_dir() -> Path | None:
@@ -86,16 +105,13 @@ def _real_data_dir() -> Path | None:
     return Path(given).absolute() if given and Path(given).is_dir() else None
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what uses the real data, and skip it only where FMLP_DATA_DIR names no directory.
 
     Where several processes share the tests, each takes a whole file, the longest files first.
     """
     if config.getoption("dist", "no") != "no" or hasattr(config, "workerinput"):
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group(_group(item)))
-        items.sort(key=lambda item: _LONGEST.get(_group(item), len(_LONGEST)))
+        items.sort(key=lambda item: _LONGEST.get(_group(item.nodeid), len(_LONGEST)))
     missing = _real_data_dir() is None
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
