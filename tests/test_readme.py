@@ -52,8 +52,8 @@ ELSEWHERE = {
         "test_tune_serve.py",
     "python -m distributed_fmlp.tune --address auto --storage s3://bucket/sweeps":
         "test_a_cluster_that_is_not_there_is_one_clear_line",
-    ". serve/throughput.sh": "tests/serving/test_serve_readme.py",
-    "serve run serve/config.yaml": "tests/serving/test_serve_readme.py",
+    ". serve/throughput.sh": "serving/test_serve_readme.py",
+    "serve run serve/config.yaml": "serving/test_serve_readme.py",
 }  # fmt: skip
 
 
