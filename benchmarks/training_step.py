@@ -13,6 +13,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +45,8 @@ def trial_data(dataset_name: str, data_dir: Path | None, steps: int) -> TrialDat
         steps * BATCH_SIZE,
         replace=len(split.train_indices) < steps * BATCH_SIZE,
     )
-    return TrialData(
-        train_images=dataset.train_images,
-        train_labels=dataset.train_labels,
-        train_indices=chosen,
-        val_indices=split.val_indices,
-        test_images=dataset.test_images,
-        test_labels=dataset.test_labels,
-        scaling=measure_scaling(dataset.train_images[split.train_indices]),
-    )
+    scaling = measure_scaling(dataset.train_images[split.train_indices])
+    return replace(TrialData.of(dataset, split, scaling), train_indices=chosen)
 
 
 class Products:

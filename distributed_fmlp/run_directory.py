@@ -182,7 +182,7 @@ def load_run(path: Path) -> Run:
     if lost and info["status"] == "finished":
         first = trial_directory(path, lost[0]) / "trial.json"
         raise _damaged(
-            first, f"missing, like those of {len(lost) - 1} others; the run has finished"
+            first, f"missing; {len(lost)} of {len(trials)} are, though the run has finished"
         )
     return Run(path, info, trials)
 

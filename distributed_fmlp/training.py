@@ -25,7 +25,7 @@ from torch.nn import functional
 from distributed_fmlp import metrics
 from distributed_fmlp.adam import Adam
 from distributed_fmlp.architecture import Architecture
-from distributed_fmlp.data import Scaling
+from distributed_fmlp.data import Dataset, Scaling, Split
 from distributed_fmlp.gradients import gradients_for
 from distributed_fmlp.model import FMLP, build_model, scale_pixels
 from distributed_fmlp.recipe import Recipe
@@ -69,6 +69,19 @@ class TrialData:
     test_images: NDArray[np.uint8]
     test_labels: NDArray[np.int64]
     scaling: Scaling
+
+    @classmethod
+    def of(cls, dataset: Dataset, split: Split, scaling: Scaling) -> TrialData:
+        """What trials take of a data set and its split; the arrays are shared, not copied."""
+        return cls(
+            train_images=dataset.train_images,
+            train_labels=dataset.train_labels,
+            train_indices=split.train_indices,
+            val_indices=split.val_indices,
+            test_images=dataset.test_images,
+            test_labels=dataset.test_labels,
+            scaling=scaling,
+        )
 
 
 @dataclass

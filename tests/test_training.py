@@ -55,15 +55,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def data(digits: Dataset) -> TrialData:
     split = stratified_split(digits.train_labels, 0.2, 0)
-    return TrialData(
-        train_images=digits.train_images,
-        train_labels=digits.train_labels,
-        train_indices=split.train_indices,
-        val_indices=split.val_indices,
-        test_images=digits.test_images,
-        test_labels=digits.test_labels,
-        scaling=measure_scaling(digits.train_images[split.train_indices]),
-    )
+    return TrialData.of(digits, split, measure_scaling(digits.train_images[split.train_indices]))
 
 
 def make(data: TrialData, **changes: object) -> Trial:

@@ -118,9 +118,8 @@ class Replica:
     async def predict(self, images: Images, deadline: float) -> Answer:
         count = len(images)
         self._check_room_for(count)
-        model = (
-            self._follower.model
-        )  # one model for the whole request, whatever is promoted meanwhile
+        # One model for the whole request, whatever is promoted meanwhile.
+        model = self._follower.model
         self._queued += 1
         self._queued_images += count
         self._metrics.queue(self._queued)

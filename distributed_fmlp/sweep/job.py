@@ -70,15 +70,7 @@ class Sweep:
     def trial_data(self) -> TrialData:
         from distributed_fmlp.training import TrialData
 
-        return TrialData(
-            train_images=self.dataset.train_images,
-            train_labels=self.dataset.train_labels,
-            train_indices=self.split.train_indices,
-            val_indices=self.split.val_indices,
-            test_images=self.dataset.test_images,
-            test_labels=self.dataset.test_labels,
-            scaling=self.scaling,
-        )
+        return TrialData.of(self.dataset, self.split, self.scaling)
 
     def config(self, trial: TrialRecord) -> TrialConfig:
         """What defines a trial."""

@@ -247,7 +247,7 @@ def _ask_for_nodes(sweep: Sweep, out: TextIO) -> None:
     """A cluster in a cloud may have none yet; each trial asks for what the options give it."""
     options, was = sweep.options, sweep.info.get("resources", {})
 
-    def tell(line: str) -> None:
+    def say(line: str) -> None:
         if not options.quiet:
             print(line, file=out, flush=True)
 
@@ -255,7 +255,7 @@ def _ask_for_nodes(sweep: Sweep, out: TextIO) -> None:
         min(len(sweep.pending), options.max_concurrent or len(sweep.pending)),
         was.get("cpus_per_trial", options.cpus_per_trial) or 1,
         was.get("gpus_per_trial", options.gpus_per_trial) or 0.0,
-        tell,
+        say,
         PATIENCE_SECONDS,
     )
 

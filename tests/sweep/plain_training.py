@@ -1,32 +1,53 @@
-"""The trials of the tests' recipe, trained without Ray."""
+"""The tests' recipe trained without Ray, in a process of its own as the sweep's trials are."""
 
 from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import torch
 
 from distributed_fmlp.architecture import Architecture
 from distributed_fmlp.bundle import weights_sha256
 from distributed_fmlp.data import load_dataset, measure_scaling, stratified_split
+from distributed_fmlp.recipe import Recipe
 from distributed_fmlp.training import Trial, TrialConfig, TrialData, prepare_process
 
+ROOT = Path(__file__).resolve().parents[2]
+EPOCHS = 10
 
-def last_weights(learning_rate: float, seed: int) -> str:
-    """SHA-256 of the last epoch's weights of `RECIPE`, on one thread."""
+
+def plain_weights(learning_rate: float, seed: int, recipe: Recipe | None = None) -> list[str]:
+    """SHA-256 of the best and of the last epoch's weights, on one thread."""
+    told = json.dumps([learning_rate, seed, (recipe or Recipe()).to_json()])
+    words = [sys.executable, "-m", "tests.sweep.plain_training", told]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def train(learning_rate: float, seed: int, recipe: Recipe) -> Trial:
     prepare_process(1)
     digits = load_dataset("digits")
     split = stratified_split(digits.train_labels, 0.2)
-    data = TrialData(
-        train_images=digits.train_images,
-        train_labels=digits.train_labels,
-        train_indices=split.train_indices,
-        val_indices=split.val_indices,
-        test_images=digits.test_images,
-        test_labels=digits.test_labels,
-        scaling=measure_scaling(digits.train_images[split.train_indices]),
+    scaling = measure_scaling(digits.train_images[split.train_indices])
+    config = TrialConfig(
+        learning_rate,
+        seed,
+        EPOCHS,
+        batch_size=8,
+        architecture=Architecture(hidden=(256, 64), dropout=(0.3, 0.3)),
+        recipe=recipe,
     )
-    architecture = Architecture(input=784, hidden=(256, 64), output=10, dropout=(0.3, 0.3))
-    config = TrialConfig(learning_rate, seed, 10, 8, architecture)
-    trial = Trial(config, data, torch.device("cpu"))
-    while trial.epoch < config.epochs:
+    trial = Trial(config, TrialData.of(digits, split, scaling), torch.device("cpu"))
+    while trial.epoch < EPOCHS:
         trial.train_epoch()
-    return weights_sha256(trial.model.state_dict())
+    return trial
+
+
+if __name__ == "__main__":
+    rate, seed, added = json.loads(sys.argv[1])
+    trained = train(rate, seed, Recipe.from_json(added))
+    print(weights_sha256(trained.best_weights), weights_sha256(trained.model.state_dict()))

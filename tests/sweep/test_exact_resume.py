@@ -20,8 +20,10 @@ import psutil
 import pytest
 
 from distributed_fmlp.bundle import load_bundle
+from distributed_fmlp.recipe import Recipe
 from distributed_fmlp.run_directory import choose, load_run
 from tests.sweep.conftest import EPOCH_LINE, RECIPE, Command, Desk, Finished, clear_desk, make_desk
+from tests.sweep.plain_training import plain_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -198,34 +200,6 @@ def test_kills_at_random_moments_lose_nothing(desk: Desk, uninterrupted: Path) -
     assert_same_bits(run, uninterrupted)
 
 
-# A trial without Ray, in a process of its own, as the sweep's are.
-PLAIN_TRIAL = """
-import sys, torch
-from distributed_fmlp.architecture import Architecture
-from distributed_fmlp.bundle import weights_sha256
-from distributed_fmlp.data import load_dataset, measure_scaling, stratified_split
-from distributed_fmlp.recipe import Recipe
-from distributed_fmlp.training import Trial, TrialConfig, TrialData, prepare_process
-
-prepare_process(1)
-digits = load_dataset("digits")
-split = stratified_split(digits.train_labels, 0.2, 0)
-data = TrialData(
-    digits.train_images, digits.train_labels, split.train_indices, split.val_indices,
-    digits.test_images, digits.test_labels,
-    measure_scaling(digits.train_images[split.train_indices]),
-)
-architecture = Architecture(hidden=(256, 64), dropout=(0.3, 0.3))
-recipe = Recipe(
-    schedule="cosine", label_smoothing=0.1, weight_decay=0.05
-)
-trial = Trial(TrialConfig(0.01, 0, 10, 8, architecture, "fp32", recipe), data, torch.device("cpu"))
-while trial.epoch < 10:
-    trial.train_epoch()
-print(weights_sha256(trial.best_weights), weights_sha256(trial.model.state_dict()))
-"""
-
-
 def test_another_recipe_killed_half_way_ends_with_the_bits_of_a_trial_without_ray(
     desk: Desk,
 ) -> None:
@@ -237,16 +211,12 @@ def test_another_recipe_killed_half_way_ends_with_the_bits_of_a_trial_without_ra
     command.finish()
     finish_well(desk.start("--resume", "f"))
     told = read_json(desk.results / "f" / "trials" / "lr_0.01_seed_0" / "trial.json")
-    plain = desk.start_words([sys.executable, "-c", PLAIN_TRIAL]).finish()
-    assert plain.out.split() == [told["weights_sha256"], told["last_weights_sha256"]], plain.err
+    added = Recipe(schedule="cosine", label_smoothing=0.1, weight_decay=0.05)
+    wanted = [told["weights_sha256"], told["last_weights_sha256"]]
+    assert plain_weights(0.01, 0, added) == wanted
     manifest = read_json(desk.results / "f" / "bundle" / "manifest.json")
-    added = {
-        "schedule": "cosine",
-        "label_smoothing": 0.1,
-        "weight_decay": 0.05,
-    }
     assert manifest["hyperparameters"]["optimizer"] == "AdamW"
-    assert added.items() <= manifest["hyperparameters"].items()
+    assert added.to_json().items() <= manifest["hyperparameters"].items()
     assert "Not the published recipe: a cosine learning-rate" in "".join(command.lines)
 
 

@@ -24,6 +24,7 @@ from distributed_fmlp.bundle import load_bundle
 from distributed_fmlp.records import TrialRecord, best_epoch
 from distributed_fmlp.run_directory import choose, load_predictions, load_run
 from tests.sweep.conftest import EPOCH_LINE, RECIPE, ROOT, Desk, Reference
+from tests.sweep.plain_training import plain_weights
 
 EPOCHS = 10
 IDS = [f"lr_{lr}_seed_{seed}" for seed in (0, 1) for lr in (0.001, 0.01)]
@@ -244,15 +245,9 @@ def test_what_is_said_at_the_end_names_the_chosen_trial_the_places_and_the_next_
 def test_a_sweeps_trials_are_bit_for_bit_those_of_plain_training(reference: Reference) -> None:
     """So what holds of trials without Ray, as that those of one seed are paired, holds here."""
     run = load_run(reference.run)
-    code = (
-        "import sys\n"
-        "from tests.sweep.plain_training import last_weights\n"
-        "print(last_weights(float(sys.argv[1]), int(sys.argv[2])))\n"
-    )
     for trial in run.trials[:2]:
-        words = [sys.executable, "-c", code, str(trial.learning_rate), str(trial.seed)]
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
-        assert done.stdout.strip() == trial.last_weights_sha256, done.stderr
+        wanted = [trial.weights_sha256, trial.last_weights_sha256]
+        assert plain_weights(trial.learning_rate, trial.seed) == wanted
     assert len({trial.last_weights_sha256 for trial in run.trials}) == 4
 
 
