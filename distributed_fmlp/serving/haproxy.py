@@ -271,9 +271,10 @@ def _free_ports(count: int) -> list[int]:
     """Ports where nothing listens, drawn at random, as they are bound only some seconds later.
 
     None that the system gives to outgoing connections: one of those can take a port meanwhile.
+    Where all are taken HAProxy says so.
     """
     drawn = random.sample(_UNASSIGNED, len(_UNASSIGNED))
-    return list(itertools.islice(filter(_is_free, drawn), count))
+    return list(itertools.islice(itertools.chain(filter(_is_free, drawn), drawn), count))
 
 
 if __name__ == "__main__":

@@ -196,6 +196,18 @@ def test_where_every_block_is_taken_a_service_has_its_own(
     assert first_replica_port(tmp_path, 8099) == 29_900
 
 
+def test_haproxys_own_ports_are_free_and_none_that_outgoing_connections_get(tmp_path: Path) -> None:
+    settings: dict[str, str] = {}
+    haproxy.configure_environment(tmp_path, 8000, settings)
+    names = ("HAPROXY_METRICS_PORT", "HAPROXY_STATS_PORT", "FALLBACK_PROXY_HTTP_PORT")
+    ports = {int(settings[f"RAY_SERVE_{name}"]) for name in names}
+    assert len(ports) == 3
+    lowest, highest = 32768, 60999  # net.ipv4.ip_local_port_range, unless set otherwise
+    assert not any(lowest <= port <= highest for port in ports)
+    for port in ports:
+        socket.create_server(("127.0.0.1", port)).close()
+
+
 def test_without_haproxy_the_throughput_mode_is_not_available(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
