@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -76,6 +77,20 @@ def run_name(text: str) -> str:
             f"and not {' or '.join(RESERVED_NAMES)}"
         )
     return text
+
+
+def run_to_resume(text: str) -> str | Path:
+    """A run's name, or its directory as a path that ends with its name.
+
+    Raises `argparse.ArgumentTypeError` for what can be neither.
+    """
+    if "/" not in text and text not in (".", ".."):
+        return run_name(text)
+    path = Path(_place(text)).expanduser()
+    if path.name in ("", ".."):
+        path = Path(os.path.abspath(path))
+    run_name(path.name)
+    return path
 
 
 def _gpus(value: float) -> bool:
@@ -177,9 +192,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--resume",
-        metavar="NAME",
-        type=run_name,
-        help="continue the run NAME, with the options it was started with",
+        metavar="RUN",
+        type=run_to_resume,
+        help="continue this run (its name, or its directory), with the options it was started with",
     )
     run.add_argument(
         "--max-failures",

@@ -5,9 +5,11 @@ Nothing heavy is imported for them.
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from distributed_fmlp.architecture import ARCHITECTURE_2_HIDDEN, DROPOUT, Architecture
@@ -226,6 +228,9 @@ def parse(arguments: Sequence[str] | None = None) -> Request:
     serves, port = values.pop("serve", False), values.pop("port", None)
     if port is not None and not serves:
         raise OptionError("--port says where to serve: add --serve, or leave it out")
+    if isinstance(resume, Path):
+        values["results"] = _parent_of(resume, values.get("results"))
+        resume = resume.name
     given = frozenset(values)
     if resume is not None and "name" in given and values["name"] != resume:
         raise OptionError(
@@ -238,6 +243,17 @@ def parse(arguments: Sequence[str] | None = None) -> Request:
     options = SweepOptions(**typed)
     serve_port = (port or SERVE_PORT) if serves else None
     return Request(options, given, resume, serve_port)
+
+
+def _parent_of(run: Path, results: str | None) -> str:
+    """Where a run lies that is given by its path. `OptionError` when `--results` says otherwise."""
+    parent = str(run.parent)
+    if results is None or os.path.abspath(Path(results).expanduser()) == os.path.abspath(parent):
+        return parent
+    raise OptionError(
+        f"--results {results} contradicts --resume {run}, which lies in {parent}: leave --results "
+        "out, or give the run's name alone"
+    )
 
 
 def resumed_options(

@@ -126,7 +126,12 @@ BAD = [
     ("--name", "  "),
     ("--name", "two\nlines"),
     ("--name", "n" * 101),
-    ("--resume", "../elsewhere"),
+    ("--resume", ".hidden"),
+    ("--resume", "results/.hidden"),
+    ("--resume", "/"),
+    ("--resume", "~nobody-of-this-name/run"),
+    ("--resume", "here/run", "--results", "there"),
+    ("--resume", "here/run", "--name", "other"),
     ("--resume", "a", "--name", "b"),
     ("--results", ""),
     ("--storage", ""),
@@ -471,6 +476,35 @@ def test_the_printed_resume_command_finds_the_run_where_it_was_found_now() -> No
     resumed = resumed_options(parse(["--resume", "run", "--results", "a b"]), RECORDED)
     request = parse(shlex.split(resumed.command(resume="run"))[3:])
     assert (request.resume, request.options.results) == ("run", "a b")
+
+
+@pytest.mark.parametrize(
+    ("given", "results", "printed"),
+    [
+        ("results/run", "results", "--resume run"),
+        ("./results/run/", "results", "--resume run"),
+        ("../kept/run", "../kept", "--resume run --results ../kept"),
+        ("run/", ".", "--resume run --results ."),
+        ("/mnt/kept/run", "/mnt/kept", "--resume run --results /mnt/kept"),
+        ("results/run --results results/", "results", "--resume run"),
+    ],
+)
+def test_a_run_to_resume_may_be_given_by_its_path(given: str, results: str, printed: str) -> None:
+    request = parse(["--resume", *given.split()])
+    assert (request.resume, request.options.results) == ("run", results)
+    options = resumed_options(request, RECORDED)
+    command = options.command(resume="run", recorded=RECORDED)
+    assert command == f"python -m distributed_fmlp.tune {printed}"
+
+
+def test_the_directory_of_the_shell_may_be_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kept" / "run" / "plots").mkdir(parents=True)
+    for here, words in (("kept/run", "."), ("kept/run/plots", ".."), ("kept/run/plots", "../.")):
+        monkeypatch.chdir(tmp_path / here)
+        request = parse(["--resume", words])
+        assert (request.resume, request.options.results) == ("run", str(tmp_path / "kept"))
 
 
 def test_the_printed_resume_command_has_what_was_asked_of_the_command_beside_the_run() -> None:
