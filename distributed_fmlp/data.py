@@ -31,7 +31,17 @@ PIXELS = SIDE * SIDE
 DIGITS_TEST_FRACTION = 0.2
 DIGITS_TEST_SEED = 1797
 
+VARIABLE = "FMLP_DATA_DIR"
+
 _HISTOGRAM_CHUNK = 1 << 20
+
+
+class VariableError(DataError):
+    """`FMLP_DATA_DIR` names no directory that holds FashionMNIST."""
+
+    def __init__(self, what: str, advice: str) -> None:
+        super().__init__(f"{what}: {advice}")
+        self.what, self.advice = what, advice
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +93,9 @@ def load_dataset(
     (`substituted` is then True) only when the files are neither on disk nor downloadable; a damaged
     file is an error.
 
-    Raises `DataError` when the name is unknown, `data_dir` isn't a directory, a file is damaged or
-    unreadable, the place to download to can't be written, or FashionMNIST can't be had.
+    Raises `VariableError` when there is no `data_dir` and `FMLP_DATA_DIR` is set without holding
+    the files, and `DataError` when the name is unknown, `data_dir` isn't a directory, a file is
+    damaged or unreadable, the place to download to can't be written, or FashionMNIST can't be had.
     """
     progress = on_progress or _silent
     if name not in NAMES:
@@ -198,21 +209,24 @@ def _fashion_mnist(data_dir: Path | None, progress: Progress, may_download: bool
     import platformdirs
 
     cache = platformdirs.user_cache_path("distributed_fmlp", appauthor=False)
-    from_environment = os.environ.get("FMLP_DATA_DIR") or None
-    roots = [
-        Path(root).expanduser().absolute()
-        for root in (data_dir, from_environment, cache)
-        if root is not None
-    ]
-    found = download.find(roots)
-    if found is None and not may_download:
-        raise UnreachableError("may not be downloaded now")
-    if found is None:
-        target = roots[0] if data_dir is not None else roots[-1]
-        download.download(target, progress)
-        found = download.find([target])
-    if found is None:
-        raise DataError(f"FashionMNIST's files vanished from {roots[0]}: run again")
+    variable = os.environ.get(VARIABLE) or None
+    named = None if variable is None else Path(os.path.expanduser(variable)).absolute()
+    if named is not None and data_dir is None:
+        found = download.find([named])
+        if found is None:
+            raise _wrong_variable(variable, named)
+    else:
+        given = None if data_dir is None else data_dir.expanduser().absolute()
+        roots = [root for root in (given, named, cache.absolute()) if root is not None]
+        found = download.find(roots)
+        if found is None and not may_download:
+            raise UnreachableError("may not be downloaded now")
+        if found is None:
+            target = given or roots[-1]
+            download.download(target, progress)
+            found = download.find([target])
+        if found is None:
+            raise DataError(f"FashionMNIST's files vanished from {roots[0]}: run again")
     root, arrays = found
     return _dataset(
         "fashion-mnist",
@@ -222,6 +236,16 @@ def _fashion_mnist(data_dir: Path | None, progress: Progress, may_download: bool
         arrays["test_labels"].astype(np.int64),
         download.CLASS_NAMES,
         str(root),
+    )
+
+
+def _wrong_variable(given: str | None, directory: Path) -> VariableError:
+    what = f"where {download.FOLDER} doesn't hold all four files of FashionMNIST"
+    if not directory.is_dir():
+        what = "which doesn't exist or isn't a directory"
+    return VariableError(
+        f"{VARIABLE} is {given}, {what}",
+        f"let it name the directory that holds {download.FOLDER}, or unset it",
     )
 
 

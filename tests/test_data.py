@@ -251,13 +251,57 @@ def test_data_dir_comes_before_the_environment_and_that_before_the_cache(
 ) -> None:
     given, environment = tmp_path / "given", tmp_path / "environment"
     fill(cache)
-    monkeypatch.setenv("FMLP_DATA_DIR", str(tmp_path / "not-there"))
     assert load_dataset("fashion-mnist").location == str(cache)
     monkeypatch.setenv("FMLP_DATA_DIR", str(fill(environment)))
     assert load_dataset("fashion-mnist").location == str(environment)
     given.mkdir()
     assert load_dataset("fashion-mnist", given).location == str(environment)
     assert load_dataset("fashion-mnist", fill(given / "full")).location == str(given / "full")
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", ["fashion-mnist", "auto"])
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("missing", "doesn't exist"),
+        ("~nobody-of-this-name/data", "doesn't exist"),
+        ("file", "isn't a directory"),
+        ("empty", "doesn't hold all four files"),
+        ("partial", "doesn't hold all four files"),
+    ],
+)
+def test_a_variable_that_is_set_wrong_is_an_error_and_nothing_makes_up_for_it(
+    name: str,
+    kind: str,
+    said: str,
+    tmp_path: Path,
+    cache: Path,
+    mirror_of: Callable[[Path], Mirror],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mirror = mirror_of(fill(tmp_path / "mirror") / FOLDER)
+    fill(cache)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    fill(tmp_path / "partial", without="test_labels")
+    given = kind if kind.startswith("~") else str(tmp_path / kind)
+    monkeypatch.setenv("FMLP_DATA_DIR", given)
+    with pytest.raises(DataError, match=said) as caught:
+        load_dataset(name)
+    message = one_line(caught.value)
+    assert f"FMLP_DATA_DIR is {given}" in message and "unset it" in message
+    assert not mirror.asked
+    # What doesn't need it, and what says something else, goes on.
+    assert load_dataset("digits").name == "digits"
+    assert load_dataset(name, fill(tmp_path / "here")).location == str(tmp_path / "here")
+
+
+@pytest.mark.usefixtures("small")
+def test_an_empty_variable_is_none(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(cache)
+    monkeypatch.setenv("FMLP_DATA_DIR", "")
+    assert load_dataset("auto").location == str(cache)
 
 
 @pytest.mark.usefixtures("small")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from distributed_fmlp.data import load_dataset
+from distributed_fmlp.data import VariableError, load_dataset
 from distributed_fmlp.doctor.cluster_nodes import ExaminedNode
 from distributed_fmlp.doctor.findings import Finding, failed, note, ok
 from distributed_fmlp.download import UnreachableError
@@ -20,6 +20,8 @@ def check_data(data_dir: str | None, nodes: Sequence[ExaminedNode] = ()) -> list
         )
     except UnreachableError:
         pass
+    except VariableError as error:
+        return [failed("data", error.what, error.advice)]
     except DataError as error:
         if error.__cause__ is None or not isinstance(error.__cause__, UnreachableError):
             return [failed("data", str(error), "mend it, or delete it to have it downloaded")]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from distributed_fmlp.data import load_dataset
+from distributed_fmlp.data import VARIABLE, VariableError, load_dataset
 from distributed_fmlp.download import UnreachableError
 from distributed_fmlp.errors import BundleError, DataError
 from distributed_fmlp.serving.engine import Comparison, PromotionRequest
@@ -39,6 +39,8 @@ def test_set_on_disk(name: str, sha256: str, data_dir: str | None = None) -> Tes
         return f"the service sees no directory {data_dir}"
     try:
         dataset = load_dataset(name, directory, may_download=False)
+    except VariableError:
+        return f"the test set of {name} is not where the service's {VARIABLE} says"
     except DataError as error:
         if isinstance(error.__cause__, UnreachableError):
             return f"the test set of {name} is not {there}"

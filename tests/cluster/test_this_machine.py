@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from distributed_fmlp.doctor.data_present import check_data
 from distributed_fmlp.doctor.this_machine import read_constraints
 
 
@@ -40,6 +41,16 @@ def test_what_is_wrong_here_is_named_and_nothing_is_left(tmp_path: Path) -> None
     } <= checks
     assert any(line.startswith("ok      Ray") for line in lines)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_data_variable_that_is_wrong_is_a_failure_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FMLP_DATA_DIR", str(tmp_path / "a: b"))
+    (finding,) = check_data(None)
+    assert finding.verdict == "FAILED"
+    assert finding.told.startswith(f"FMLP_DATA_DIR is {tmp_path / 'a: b'}, which doesn't exist")
+    assert finding.advice.startswith("let it name the directory")
 
 
 def test_a_missing_constraints_file_says_nothing(tmp_path: Path) -> None:

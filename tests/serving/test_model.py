@@ -219,6 +219,9 @@ def test_a_test_set_that_is_not_the_one_asked_for_is_named_as_missing(
     wanting.mkdir()
     assert str(wanting) in str(find_test_set("fashion-mnist", "0" * 64, str(wanting)))
     assert "no directory" in str(find_test_set("digits", digits.sha256, str(tmp_path / "no")))
+    monkeypatch.setenv("FMLP_DATA_DIR", str(wanting))
+    wrong = str(find_test_set("fashion-mnist", "0" * 64))
+    assert "not where the service's FMLP_DATA_DIR says" in wrong and str(tmp_path) not in wrong
 
 
 def test_a_directory_asked_for_is_not_made_up_for_by_another(
