@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import collections
 import json
+import os
 import re
+import signal
 import subprocess
 import threading
 import time
@@ -63,12 +65,22 @@ class Tune:
             assert self._process.poll() is None and time.monotonic() < until, self.told()
             time.sleep(0.1)
 
-    def kill(self) -> None:
-        """SIGKILL for the driver itself; its pid is the one the host's kernel sees from here."""
+    def driver(self) -> int | None:
+        """The driver's process id, as this machine counts; `None` before it has started."""
         for pid in self.host.processes():
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            try:
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
             if b"distributed_fmlp.tune" in words:
-                subprocess.run(["kill", "-9", pid], check=True)
+                return int(pid)
+        return None
+
+    def kill(self) -> None:
+        """SIGKILL for the driver itself."""
+        driver = self.driver()
+        assert driver is not None
+        os.kill(driver, signal.SIGKILL)
         self._process.wait(30)
 
     def end(self, patience: float = 300) -> float:
