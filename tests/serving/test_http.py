@@ -21,9 +21,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from distributed_fmlp.serving import predict_route
 from distributed_fmlp.serving.errors import RequestError
 from distributed_fmlp.serving.exchange import Message
 from distributed_fmlp.serving.limits import Limits
+from distributed_fmlp.serving.predict_input import PredictInput, decode_predict
 from tests.serving.stand_in_engine import (
     CLASS_NAMES,
     MODEL,
@@ -456,35 +458,46 @@ def test_the_deadline_counts_from_the_arrival_and_not_from_the_end_of_decoding(
     assert began + 5.0 <= engine.deadlines[0] < began + 5.25
 
 
-def test_decoding_a_large_body_does_not_hold_up_the_others(engine: StandInEngine) -> None:
+def test_decoding_a_large_body_does_not_hold_up_the_others(
+    engine: StandInEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     app = service(engine)
     noise = np.random.default_rng(0).integers(0, 256, (3000, 3000), dtype=np.uint8)
     data = io.BytesIO()
     Image.fromarray(noise).save(data, "PNG", compress_level=1)
-    longest = 0.0
+    beats = 0  # of the event loop, which every other request needs
+    meanwhile: list[int] = []
+
+    def decode(*given: Any) -> PredictInput:
+        # A busy machine may leave the loop no turn during one decoding, but not during many. On the
+        # loop itself it gets none, however often.
+        until = time.monotonic() + 10
+        while True:
+            before = beats
+            decoded = decode_predict(*given)
+            if beats > before or time.monotonic() > until:
+                meanwhile.append(beats - before)
+                return decoded
 
     async def heartbeat() -> None:
-        nonlocal longest
+        nonlocal beats
         while True:
-            began = time.perf_counter()
             await asyncio.sleep(0.002)
-            longest = max(longest, time.perf_counter() - began)
+            beats += 1
 
-    async def both() -> float:
+    async def both() -> int:
         transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             beating = asyncio.create_task(heartbeat())
-            await asyncio.sleep(0.01)
-            began = time.perf_counter()
             kind = {"Content-Type": "image/png"}
             answer = await client.post("/predict", content=data.getvalue(), headers=kind)
-            took = time.perf_counter() - began
             beating.cancel()
-            assert answer.status_code == 200
-            return took
+            return answer.status_code
 
-    took = asyncio.run(both())
-    assert longest < took / 2, (longest, took)
+    monkeypatch.setattr(predict_route, "decode_predict", decode)
+    assert asyncio.run(both()) == 200
+    (during,) = meanwhile
+    assert during > 0
 
 
 def test_a_client_that_leaves_cancels_its_prediction(engine: StandInEngine) -> None:
