@@ -181,7 +181,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     where.add_argument(
         "--storage",
-        type=_storage,
+        type=storage_place,
         help="directory or URI (s3://…, gs://…) for checkpoints that every node reaches "
         "(default: the run directory)",
     )
@@ -278,7 +278,8 @@ def _place(text: str) -> str:
     return text
 
 
-def _storage(text: str) -> str:
+def storage_place(text: str) -> str:
+    """A URI, or an absolute path. Raises `argparse.ArgumentTypeError` where nothing is given."""
     # A run may be resumed from another directory than the one it was started in.
     return _place(text) if "://" in text else str(Path(_place(text)).expanduser().absolute())
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from distributed_fmlp.command_line import OneLineParser, existing_directory
+from distributed_fmlp.command_line import OneLineParser, existing_directory, storage_place
 from distributed_fmlp.errors import UserError
 
 
@@ -27,6 +27,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument(
         "--storage",
+        type=storage_place,
         help="the sweep's --storage (directory or URI): is it written and read by every node?",
     )
     parser.add_argument(

@@ -27,33 +27,37 @@ def check_storage(where: str | None, nodes: Sequence[ExaminedNode]) -> list[Find
             return []
         return [note("storage", "not checked", "give the sweep's --storage to have it checked")]
     try:
-        storage = _open(where)
-        with _directories_kept(storage):
-            try:
-                storage.check_writable()
-                return _check(storage, where, [node for node in nodes if node.error is None])
-            finally:
-                with contextlib.suppress(OSError):
-                    storage.delete_directory()
+        with _probed(where) as storage:
+            return _check(storage, where, [node for node in nodes if node.error is None])
     except StorageError as error:
         return [failed("storage", f"from this machine: {error}", "a sweep would stop there")]
 
 
-def _open(where: str) -> Storage:
-    """A place of this check's own in the storage, which is asked once and not waited for."""
-    return replace(open_storage(where, Path(), f".doctor-{uuid.uuid4().hex}"), patience=0.0)
+@contextlib.contextmanager
+def _probed(where: str) -> Iterator[Storage]:
+    """A place of this check's own in the storage, which this machine can write; then it is cleared.
+
+    It is asked once and not waited for. Raises `StorageError` where it can't be written; then there
+    is nothing to clear, and to ask again would take as long again.
+    """
+    name = f".doctor-{uuid.uuid4().hex}"
+    opened = open_storage(where, Path(), name)
+    # In what is told it goes by the name that it was given.
+    storage = replace(opened, patience=0.0, shown=opened.shown.removesuffix(f"/{name}"))
+    with _directories_kept(storage):
+        storage.check_writable()
+        try:
+            yield storage
+        finally:
+            with contextlib.suppress(OSError):
+                storage.delete_directory()
 
 
 def check_storage_here(where: str) -> Finding:
     """Whether this machine alone can write there."""
     try:
-        storage = _open(where)
-        with _directories_kept(storage):
-            try:
-                storage.check_writable()
-            finally:
-                with contextlib.suppress(OSError):
-                    storage.delete_directory()
+        with _probed(where):
+            pass
     except StorageError as error:
         return failed("storage", str(error), "a sweep would stop there")
     return ok("storage", f"{where} can be written")

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import posixpath
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -188,9 +189,19 @@ def open_storage(where: str | None, run_path: Path, name: str) -> Storage:
 
 def _within(action: Callable[[], T], shown: str) -> T:
     """Run something that may hang on a network. Raises `StorageError` if it fails or takes long."""
-    pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+    done: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            done.set_result(action())
+        except BaseException as error:
+            done.set_exception(error)
+
+    # Not a pool's thread, which Python would wait for at its end: for Google's client, a quarter of
+    # an hour after the error was told.
+    threading.Thread(target=run, daemon=True).start()
     try:
-        return pool.submit(action).result(timeout=_PROBE_SECONDS)
+        return done.result(timeout=_PROBE_SECONDS)
     except concurrent.futures.TimeoutError as error:
         raise StorageError(
             f"the storage {shown} didn't answer within {_PROBE_SECONDS:.0f} s; check its address, "
@@ -201,8 +212,6 @@ def _within(action: Callable[[], T], shown: str) -> T:
             f"the storage {shown} can't be written ({_first_line(error)}); check its path and "
             "permissions, or give another --storage"
         ) from error
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _first_line(error: BaseException) -> str:

@@ -309,7 +309,15 @@ def test_a_storage_that_cant_be_written_is_named(
     (tmp_path / "file").touch()
     address = f"file://{tmp_path}/file/sweeps"
     assert main(["--cluster", "cluster/config.yaml", "--storage", address]) == 1
-    assert "FAILED  storage" in capsys.readouterr().out
+    assert f"FAILED  storage      the storage {address} can't be written" in capsys.readouterr().out
+
+
+def test_a_storage_that_isnt_given_after_all_is_one_line_and_status_2(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--storage", ""]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "nothing is given; give a directory" in line
 
 
 @pytest.mark.parametrize(

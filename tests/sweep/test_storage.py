@@ -126,6 +126,24 @@ def test_a_bucket_that_does_not_answer_is_refused_in_time_and_shows_no_secret(
     assert "\n" not in str(caught.value)
 
 
+def test_a_storage_that_never_answers_keeps_no_process_from_ending() -> None:
+    code = """
+import time
+from distributed_fmlp.errors import StorageError
+from distributed_fmlp.sweep import storage
+storage._PROBE_SECONDS = 0.1
+try:
+    storage._within(lambda: time.sleep(600), "s3://bucket")
+except StorageError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.startswith("the storage s3://bucket didn't answer within")
+    assert done.stderr == ""
+
+
 def test_a_key_in_the_address_is_refused_and_not_shown(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="AWS_ACCESS_KEY_ID") as caught:
         open_storage("s3://key:hidden@bucket/path", tmp_path, "run")
