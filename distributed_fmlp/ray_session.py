@@ -26,6 +26,7 @@ _LONGEST_TEMP = 40  # Ray adds some 60 characters, and a socket's path holds 107
 # wants none; and the dashboard's, which ray.init waits for though include_dashboard=False leaves
 # it with nothing to do.
 _UNUSED = ("start_monitor", "start_log_monitor", "start_api_server")
+_NO_IDLE_WORKERS = {"prestart_worker_first_driver": False}
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # The progress table is this project's own, and reports come every few seconds by design.
@@ -62,12 +63,14 @@ def ray_session(
     directory: Path | None = None,
     *,
     worker_environment: Mapping[str, str] | None = None,
+    idle_workers: bool = True,
 ) -> Iterator[str]:
     """Start a private Ray on this machine, or join the one at `address`; yields where its logs are.
 
-    A private one listens on loopback alone; its files go to `directory` where that is given. On a
-    cluster, workers get `worker_environment`, which Ray shows and logs: no place for a secret.
-    Raises `ClusterError` when Ray can't be started or reached, `KeyboardInterrupt` also for SIGTERM
+    A private one listens on loopback alone; its files go to `directory` where that is given, and a
+    worker for each CPU waits for work from the start unless `idle_workers` is false. On a cluster,
+    workers get `worker_environment`, which Ray shows and logs: no place for a secret. Raises
+    `ClusterError` when Ray can't be started or reached, `KeyboardInterrupt` also for SIGTERM
     meanwhile.
     """
     _check_reachable(address)
@@ -88,6 +91,7 @@ def ray_session(
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     object_store_memory=_OBJECT_STORE_BYTES,
+                    _system_config=None if idle_workers else _NO_IDLE_WORKERS,
                     _temp_dir=_temporary_directory() if directory is None else str(directory),
                 )
         else:

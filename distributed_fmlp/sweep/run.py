@@ -211,7 +211,11 @@ def _tell_of_lost_epochs(sweep: Sweep, known: list[TrialRecord]) -> None:
 
 def _train(sweep: Sweep, directory: _RunDirectory, out: TextIO, log: Path) -> None:
     options = sweep.options
-    with ray_session(options.address, worker_environment=worker_environment()) as ray_logs:
+    # Tune gives its trials an environment, and so workers of their own: idle ones have no use.
+    session = ray_session(
+        options.address, worker_environment=worker_environment(), idle_workers=False
+    )
+    with session as ray_logs:
         _stop_on_sigterm()  # Ray has put its own handler there
         from distributed_fmlp.sweep.tuning import tune_trials  # takes seconds
 

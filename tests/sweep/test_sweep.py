@@ -77,6 +77,8 @@ def test_ray_starts_no_process_that_a_sweep_has_no_use_for(reference: Reference)
     assert sum("ray::ImplicitFunc" in command for command in reference.commands) >= 1
     for unused in ("monitor.py", "log_monitor.py", "dashboard.py"):
         assert not any(f"/{unused}" in command.split(" --")[0] for command in reference.commands)
+    workers = list(reference.desk.ray.rglob("logs/worker-*.out"))
+    assert len(workers) == len(IDS)  # each trial's, and none that waits for work
 
 
 def test_the_run_directory_holds_what_its_description_lists(reference: Reference) -> None:
