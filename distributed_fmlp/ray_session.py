@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
@@ -14,12 +15,13 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from distributed_fmlp.errors import ClusterError
 from distributed_fmlp.standard_output import lasting
 
 _CONNECT_SECONDS = 10.0
+_HOST_AND_PORT = re.compile(r"(?P<host>[^\s/,@]+):(?P<port>[0-9]{1,5})")
 _OBJECT_STORE_BYTES = 512 << 20  # the data set takes 55 MB; checkpoints don't go through it
 _LONGEST_TEMP = 40  # Ray adds some 60 characters, and a socket's path holds 107
 # Processes of a private Ray: the autoscaler; what reads the workers' logs for the driver, which
@@ -95,14 +97,18 @@ def ray_session(
                     _temp_dir=_temporary_directory() if directory is None else str(directory),
                 )
         else:
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env={"env_vars": dict(worker_environment)} if worker_environment else None,
-            )
+            environment = {"env_vars": dict(worker_environment)} if worker_environment else None
+            with _refusals_told(address):
+                ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    runtime_env=environment,
+                )
     except SystemExit:
         raise KeyboardInterrupt from None  # what Ray makes of SIGTERM while it starts
+    except ClusterError:
+        raise
     except Exception as error:
         # Ray raises whatever its parts raise: OSError, RuntimeError, ValueError, its own.
         if address is not None and "No node info found" in str(error.__cause__):
@@ -140,6 +146,37 @@ def _no_node(address: str) -> ClusterError:
         "on the head (ray exec, ray job submit), or join first, from where all nodes reach this "
         f"machine: ray start --address={address} --num-cpus=0 --num-gpus=0"
     )
+
+
+@contextlib.contextmanager
+def _refusals_told(address: str) -> Iterator[None]:
+    """Say so where the cluster wants another token.
+
+    Ray's exception only tells that it failed to connect; why, its client in C++ writes to standard
+    error, in lines of its own, which are dropped when the one line of the error replaces them.
+    """
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        except Exception as error:
+            if b"nauthenticated" in _content(file):
+                raise ClusterError(
+                    f"the cluster at {address} refuses this machine's token: put the cluster's own "
+                    "into ~/.ray/auth_token here and set RAY_AUTH_MODE=token"
+                ) from error
+            raise
+        else:
+            os.write(kept, _content(file))
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _content(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    return file.read()
 
 
 @contextlib.contextmanager
@@ -210,21 +247,43 @@ def _temporary_directory() -> str | None:
 
 def _check_reachable(address: str | None) -> None:
     """Ray itself tries for a minute and more, and then says little."""
-    if address is None or address == "auto":
+    if address is None:
         return
+    name = "--address"
+    if address == "auto":
+        address = _running_here()
+        name = "RAY_ADDRESS" if address == os.environ.get("RAY_ADDRESS") else name
     if address.startswith("ray://"):
         raise ClusterError(
-            f"--address {address} is a Ray Client's, which can't carry a sweep: run on a node of "
+            f"{name} {address} is a Ray Client's, which can't carry a sweep: run on a node of "
             "the cluster with --address auto, or through ray job submit"
         )
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise ClusterError(f"--address {address!r} is not an address: give auto or HOST:PORT")
+    found = _HOST_AND_PORT.fullmatch(address)
+    if found is None or not 0 < int(found["port"]) < 1 << 16:
+        raise ClusterError(f"{name} {address!r} is not an address: give auto or HOST:PORT")
+    host, port = found["host"].strip("[]"), int(found["port"])
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
+        socket.create_connection((host, port), _CONNECT_SECONDS).close()
+    except OSError as error:
         raise ClusterError(
             f"no Ray answers at {address} ({error}); check the address and that the head runs"
+        ) from error
+
+
+def _running_here() -> str:
+    """Where Ray would look for auto: RAY_ADDRESS, this machine's processes, what it wrote down.
+
+    The last may name a cluster that is gone. Raises `ClusterError` where there is none.
+    """
+    import ray._private.services
+
+    find: Any = ray._private.services.get_ray_address_from_environment
+    try:
+        return str(find("auto", None))
+    except ConnectionError as error:
+        raise ClusterError(
+            "Ray can't be reached at auto (none runs on this machine, and RAY_ADDRESS names none); "
+            "run this on a node of the cluster, or give HOST:PORT"
         ) from error
 
 

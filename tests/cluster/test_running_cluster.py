@@ -232,6 +232,21 @@ def test_without_the_token_nobody_is_let_in(cluster: SmallCluster) -> None:
 
 
 @pytest.mark.slow
+def test_another_token_is_named_as_what_is_wrong(cluster: SmallCluster, tmp_path: Path) -> None:
+    other = tmp_path / "token"
+    other.write_text("0" * 64)
+    environment = {**cluster.environment, "RAY_AUTH_TOKEN_PATH": str(other)}
+    cluster.environment, kept = environment, cluster.environment
+    try:
+        status, lines, errors = cluster.doctor()
+    finally:
+        cluster.environment = kept
+    assert (status, lines) == (2, [])
+    (line,) = errors.splitlines()
+    assert line.startswith(f"error: the cluster at {cluster.address} refuses this machine's token")
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_cluster_that_asks_for_no_token_is_told_so(tmp_path: Path) -> None:
     with started(tmp_path, "disabled") as small:

@@ -207,11 +207,35 @@ def test_an_address_where_nothing_answers_is_refused(desk: Desk) -> None:
     assert f"no Ray answers at {address}" in line
 
 
-@pytest.mark.parametrize("address", ["nonsense", "local", "127.0.0.1:", ":6379", "ray://h:1"])
+NO_ADDRESSES = (
+    *("nonsense", "local", "127.0.0.1:", ":6379", "ray://h:1", "http://h:1", "h:1 ", "h:99999"),
+    "127.0.0.1:\N{SUPERSCRIPT TWO}",
+)
+
+
+@pytest.mark.parametrize("address", NO_ADDRESSES)
 def test_an_address_that_is_none_is_refused_before_ray_is_asked(address: str) -> None:
     with pytest.raises(ClusterError) as caught, ray_session(address):
         pytest.fail("there is no such Ray")
     assert address in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("127.0.0.1:1", "no Ray answers at 127.0.0.1:1"),
+        ("nonsense", "RAY_ADDRESS 'nonsense' is not an address"),
+        ("ray://h:1", "RAY_ADDRESS ray://h:1 is a Ray Client's"),
+    ],
+)
+def test_the_address_that_auto_stands_for_is_checked_like_one_that_is_given(
+    address: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ClusterError) as caught, ray_session("auto"):
+        pytest.fail("there is no such Ray")
+    assert str(caught.value).startswith(says)
     assert "\n" not in str(caught.value)
 
 
