@@ -3,7 +3,16 @@
 const problem = document.getElementById("gate-problem");
 const field = document.getElementById("gate-token");
 
+function refuse(words) {
+  problem.textContent = words;
+  field.select();
+}
+
 async function open(token) {
+  if (!/^[\x21-\x7e]+$/.test(token)) {
+    refuse("The service doesn't accept this token."); // no header can hold it, and no service has it
+    return;
+  }
   let response;
   try {
     response = await fetch(location.pathname, {
@@ -15,9 +24,7 @@ async function open(token) {
     return;
   }
   if (!response.ok) {
-    problem.textContent =
-      response.status === 401 ? "The service doesn't accept this token." : `The service answered with status ${response.status}.`;
-    field.select();
+    refuse(response.status === 401 ? "The service doesn't accept this token." : `The service answered with status ${response.status}.`);
     return;
   }
   const html = await response.text();
