@@ -5,12 +5,20 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
 
 from distributed_fmlp.command_line import OneLineParser
 from distributed_fmlp.errors import OptionError, UserError
+from distributed_fmlp.serving.limits import LARGEST_BATCH, LARGEST_BODY, MOST_QUEUED
 
-COMMANDS = ("status", "promote", "rollback")
+_DESCRIPTIONS = {
+    "status": "Say which model a running service serves, and which one a rollback brings back.",
+    "promote": "Have a running service serve another model, with no request lost.",
+    "rollback": "Have a running service serve the model before again.",
+}
+COMMANDS = tuple(_DESCRIPTIONS)
+_MOST_DIGITS = 12  # Python itself refuses to read thousands
 DEFAULT_ADDRESS = "http://127.0.0.1:8000"
 
 
@@ -29,14 +37,19 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="?",
         help="a bundle, a run, or a run's name (default: the newest finished run's)",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument(
+        "--host", type=_host, default="127.0.0.1", help="address to listen on (%(default)s)"
+    )
     parser.add_argument("--port", type=_port, default=8000, help="port to listen on (%(default)s)")
     parser.add_argument("--results", default="results", help="where runs are (%(default)s)")
     parser.add_argument(
-        "--replicas", type=_positive, default=1, help="processes that compute (%(default)s)"
+        "--replicas", type=_whole(1000), default=1, help="processes that compute (%(default)s)"
     )
     parser.add_argument(
-        "--max-batch-size", type=_positive, default=128, help="images at once (%(default)s)"
+        "--max-batch-size",
+        type=_whole(LARGEST_BATCH),
+        default=128,
+        help="images at once (%(default)s)",
     )
     parser.add_argument(
         "--batch-wait-ms",
@@ -45,10 +58,16 @@ def build_parser() -> argparse.ArgumentParser:
         help="longest wait for a batch to fill; none when idle (%(default)s)",
     )
     parser.add_argument(
-        "--max-queued", type=_positive, default=512, help="requests held at once (%(default)s)"
+        "--max-queued",
+        type=_whole(MOST_QUEUED),
+        default=512,
+        help="requests held at once (%(default)s)",
     )
     parser.add_argument(
-        "--max-body-mib", type=_positive, default=16, help="largest body in MiB (%(default)s)"
+        "--max-body-mib",
+        type=_whole(LARGEST_BODY >> 20),
+        default=16,
+        help="largest body in MiB (%(default)s)",
     )
     parser.add_argument(
         "--token-file",
@@ -67,7 +86,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def build_client_parser(command: str) -> argparse.ArgumentParser:
     """The options of `status`, `promote` and `rollback`."""
-    parser = OneLineParser(prog=f"python -m distributed_fmlp.serve {command}", allow_abbrev=False)
+    parser = OneLineParser(
+        prog=f"python -m distributed_fmlp.serve {command}",
+        description=_DESCRIPTIONS[command],
+        allow_abbrev=False,
+    )
     if command == "promote":
         parser.add_argument("bundle", metavar="BUNDLE", help="a bundle, a run, or a run's name")
         parser.add_argument("--results", default="results", help="where runs are (%(default)s)")
@@ -79,7 +102,9 @@ def build_client_parser(command: str) -> argparse.ArgumentParser:
             help="how many points of test accuracy it may lose (%(default)s)",
         )
         parser.add_argument("--data-dir", help="where the test data is, as the service sees it")
-    parser.add_argument("--url", default=DEFAULT_ADDRESS, help="the service (%(default)s)")
+    parser.add_argument(
+        "--url", type=_url, default=DEFAULT_ADDRESS, help="the service (%(default)s)"
+    )
     parser.add_argument("--token-file", help="file with its token (default: $FMLP_API_TOKEN)")
     return parser
 
@@ -115,10 +140,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _host(text: str) -> str:
+    """An address or a name; an IPv6 address may be in brackets, as in a URL."""
+    host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if not host or not host.isprintable() or any(char in " []/@" for char in host):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither an address nor a name")
+    return host
+
+
 def _port(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 65535:
+    if not _is_whole(text) or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port; give 1 to 65535")
     return int(text)
+
+
+def _url(text: str) -> str:
+    """`http://HOST:PORT`, with or without a path, without a slash at its end."""
+    try:
+        parts = urlsplit(text)
+        usable = bool(parts.scheme in ("http", "https") and parts.hostname and parts.port != 0)
+    except ValueError:
+        usable = False
+    if not usable or not text.isascii() or not text.isprintable() or " " in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address; give http://HOST:PORT")
+    return text.rstrip("/")
 
 
 def _milliseconds(text: str) -> float:
@@ -141,10 +186,19 @@ def _between(text: str, least: float, most: float) -> float:
     return value
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} can't be used; give a whole number above 0")
-    return int(text)
+def _whole(most: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        if not _is_whole(text) or not 1 <= int(text) <= most:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} can't be used; give a whole number from 1 to {most}"
+            )
+        return int(text)
+
+    return convert
+
+
+def _is_whole(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
 
 
 if __name__ == "__main__":

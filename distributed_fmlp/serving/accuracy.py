@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +35,8 @@ def test_set_on_disk(name: str, sha256: str, data_dir: str | None = None) -> Tes
     everywhere. What is said names no path but `data_dir`, so that any client may read it.
     """
     there = "on this service's disk" if data_dir is None else f"in {data_dir}"
-    directory = None if data_dir is None else Path(data_dir)
-    if directory is not None and not directory.expanduser().is_dir():
+    directory = None if data_dir is None else Path(os.path.expanduser(data_dir))
+    if directory is not None and not os.path.isdir(directory):
         return f"the service sees no directory {data_dir}"
     try:
         dataset = load_dataset(name, directory, may_download=False)
@@ -46,7 +47,7 @@ def test_set_on_disk(name: str, sha256: str, data_dir: str | None = None) -> Tes
             return f"the test set of {name} is not {there}"
         return f"the files of {name} can't be used {there}: they are damaged or unreadable"
     found = dataset.location
-    elsewhere = directory and found and Path(found) != directory.expanduser().absolute()
+    elsewhere = directory and found and Path(found) != directory.absolute()
     if elsewhere:
         return f"the test set of {name} is not {there}"
     if dataset.sha256 != sha256:

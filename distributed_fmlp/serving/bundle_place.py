@@ -19,6 +19,16 @@ def find_bundle(given: str | None, results: Path) -> str:
         return str(_newest(results).absolute())
     if "://" in given:
         return given
+    try:
+        return _on_disk(given, results)
+    except OSError as error:  # too long for a file's name, or in a directory that is closed to us
+        raise BundleError(
+            f"{given} can't be read ({error.strerror}); name a bundle or a run that this user may "
+            "read"
+        ) from error
+
+
+def _on_disk(given: str, results: Path) -> str:
     for path in (Path(given), results / given):
         if (path / "manifest.json").is_file():
             return str(path.absolute())

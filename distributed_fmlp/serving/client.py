@@ -50,7 +50,7 @@ def promotion_order(options: argparse.Namespace) -> dict[str, Any]:
     directories, so it is told what was typed and looks for itself.
     """
     order: dict[str, Any] = {"allowed_accuracy_drop": options.allowed_accuracy_drop / 100}
-    if _is_here(options.url):
+    if is_loopback(urlsplit(options.url).hostname or ""):
         from distributed_fmlp.serving.bundle_place import find_bundle
 
         order["bundle"] = find_bundle(options.bundle, Path(options.results))
@@ -63,13 +63,6 @@ def promotion_order(options: argparse.Namespace) -> dict[str, Any]:
     return order
 
 
-def _is_here(url: str) -> bool:
-    try:
-        return is_loopback(urlsplit(url).hostname or "")
-    except ValueError:
-        return False
-
-
 def _ask(
     options: argparse.Namespace, method: str, path: str, body: Any
 ) -> tuple[int, dict[str, Any]]:
@@ -77,9 +70,7 @@ def _ask(
 
     Raises `ClusterError` when nothing answers, saying so if the request may have been carried out.
     """
-    url = options.url.rstrip("/")
-    if not url.startswith(("http://", "https://")):
-        raise ClusterError(f"--url {options.url} is no address: give http://HOST:PORT")
+    url = options.url
     request = urllib.request.Request(url + path, method=method)
     if body is not None:
         request.data = json.dumps(body).encode()
@@ -89,7 +80,7 @@ def _ask(
         request.add_header("Authorization", f"Bearer {token.decode()}")
     try:
         try:
-            with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
+            with _opener(url).open(request, timeout=_SECONDS) as answer:
                 status, content = answer.status, answer.read()
         except urllib.error.HTTPError as error:
             status, content = error.code, error.read()
@@ -109,6 +100,13 @@ def _ask(
     if not isinstance(parsed, dict):
         raise ClusterError(f"what answers at {url} is not this service; check --url")
     return status, parsed
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    """Past the environment's proxy where the service is on this machine: it would get the token."""
+    if is_loopback(urlsplit(url).hostname or ""):
+        return urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    return urllib.request.build_opener()
 
 
 def _lost(error: Exception) -> str | None:
@@ -138,6 +136,8 @@ def _show(answer: dict[str, Any]) -> None:
         )
     elif compared is not None:
         print(f"Test accuracy NOT compared: {compared['reason']}")
-    print(f"A rollback brings back {answer['previous'] or 'nothing: nothing has been promoted'}")
+    print(
+        f"A rollback brings back {answer['previous'] or 'nothing: no model came before this one'}"
+    )
     for replica in answer["replicas"]:
         print(f"Replica {replica['replica']} on {replica['node']} serves {replica['version']}")

@@ -163,7 +163,9 @@ class Coordinator:
         async with self._promoting:
             await self._all_before_are_known()
             if not self.orders.history:
-                return Outcome("there is nothing to roll back to: nothing has been promoted", 409)
+                return Outcome(
+                    "there is nothing to roll back to: no model came before this one", 409
+                )
             *rest, last = self.orders.history
             return await self._change(last, tuple(rest))
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while the service starts: there is no request yet, so all of it ends at once.
+"""A signal while the service starts: there is no request yet, so all of it ends at once.
 
 An exception from a signal handler, the usual way, would strike in the middle of an import or of
 Ray's start: locks stay held, threads wait for each other, and calls into Ray's C++ don't return for
@@ -21,7 +21,12 @@ from pathlib import Path
 import psutil
 
 EXIT_STOPPED = 130
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# A terminal that is closed sends SIGHUP, which nohup has ignored.
+SIGNALS = tuple(
+    number
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+)
 _KILL_SECONDS = 5.0
 
 

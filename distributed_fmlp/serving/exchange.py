@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from time import monotonic
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -128,13 +129,38 @@ async def drain(receive: Receive, most: int) -> None:
                     return
 
 
-class Bodies:
-    """Reads bodies: each within the limits and a time, all large ones together within a budget."""
+class _Arrival:
+    """A body of several pieces while it comes."""
 
-    def __init__(self, limits: Limits, *, seconds: float, budget: int) -> None:
+    __slots__ = ("body", "gives_way", "moved_at", "request", "timeout")
+
+    def __init__(self, request: Request, timeout: asyncio.Timeout) -> None:
+        self.request = request
+        self.timeout = timeout
+        self.body = bytearray()  # pieces apart would take many times their bytes if they are small
+        self.moved_at = monotonic()  # when it had last grown by SMALL_BODY
+        self.gives_way = False
+
+    def add(self, piece: bytes) -> None:
+        before = len(self.body)
+        self.body += piece
+        if before // SMALL_BODY != len(self.body) // SMALL_BODY:
+            self.moved_at = monotonic()
+
+
+class Bodies:
+    """Reads bodies: each within the limits and a time, all large ones together within a budget.
+
+    Where the budget is spent, a body that has all but stopped coming gives way to the others.
+    """
+
+    def __init__(self, limits: Limits, *, seconds: float, budget: int, patience: float) -> None:
+        """`patience`: seconds that a body may stand still while others have no room."""
         self._limits = limits
         self._seconds = seconds
         self._budget = budget
+        self._patience = patience
+        self._arriving: dict[int, _Arrival] = {}
         self.held = 0  # bytes of the large bodies in hand now
 
     async def read(self, request: Request, most: int | None = None) -> bytes:
@@ -151,18 +177,24 @@ class Bodies:
                 length = quoted(declared.decode("latin-1"))
                 raise BodyRefused(400, f"Content-Length is {length}, not a length")
             _check(int(declared), most)
+        arrival = None
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(self._seconds) as timeout:
                 message = await request.receive()
                 if message["type"] != "http.request":
                     raise ClientGone
                 body: bytes = message.get("body", b"")
                 _check(len(body), most)
-                self._hold(request, len(body))
                 if message.get("more_body"):
-                    body = await self._rest(request, body, most)
+                    arrival = _Arrival(request, timeout)
+                    body = await self._rest(arrival, body, most)
+                else:
+                    self._hold(request, len(body))
         except TimeoutError:
-            raise BodyRefused(408, f"the body took more than {self._seconds:g} s") from None
+            said = f"the body took more than {self._seconds:g} s"
+            if arrival is not None and arrival.gives_way:
+                said = "the body stood still while others waited for the room that it took"
+            raise BodyRefused(408, said) from None
         return body
 
     def release(self, request: Request) -> None:
@@ -170,31 +202,51 @@ class Bodies:
         self.held -= request.held
         request.held = 0
 
-    async def _rest(self, request: Request, first: bytes, most: int) -> bytes:
-        chunks = [first]
-        size = len(first)
-        while True:
-            message = await request.receive()
-            if message["type"] != "http.request":
-                raise ClientGone
-            chunk: bytes = message.get("body", b"")
-            size += len(chunk)
-            _check(size, most)
-            self._hold(request, size)
-            if chunk:
-                chunks.append(chunk)
-            if not message.get("more_body"):
-                return b"".join(chunks)
+    async def _rest(self, arrival: _Arrival, piece: bytes, most: int) -> bytes:
+        request = arrival.request
+        self._arriving[id(arrival)] = arrival
+        try:
+            while True:
+                arrival.add(piece)
+                self._hold(request, len(arrival.body))
+                message = await request.receive()
+                if message["type"] != "http.request":
+                    raise ClientGone
+                if arrival.gives_way:
+                    raise TimeoutError
+                piece = message.get("body", b"")
+                _check(len(arrival.body) + len(piece), most)
+                if not message.get("more_body"):
+                    arrival.add(piece)
+                    self._hold(request, len(arrival.body))
+                    return bytes(arrival.body)
+        finally:
+            del self._arriving[id(arrival)]
 
     def _hold(self, request: Request, size: int) -> None:
         """Take what has come from the budget; what is only announced costs a client nothing."""
         more = size - request.held
         if size <= SMALL_BODY or more <= 0:
             return
-        if self.held + more > self._budget:
-            raise BodyRefused(503, "too many large bodies at once; try again in a moment")
+        while self.held + more > self._budget:
+            if not self._make_room(request):
+                raise BodyRefused(503, "too many large bodies at once; try again in a moment")
         self.held += more
         request.held = size
+
+    def _make_room(self, request: Request) -> bool:
+        """Have the body give way that has stood still the longest, where one has for long."""
+        others = (each for each in self._arriving.values() if each.request is not request)
+        holding = (each for each in others if each.request.held)
+        still = min(holding, key=lambda each: each.moved_at, default=None)
+        if still is None or monotonic() - still.moved_at < self._patience:
+            return False
+        still.gives_way = True
+        still.body = bytearray()
+        self.release(still.request)
+        if not still.timeout.expired():
+            still.timeout.reschedule(0)
+        return True
 
 
 def _check(size: int, most: int) -> None:

@@ -44,6 +44,8 @@ _REASONS = {
 _FRONTEND = "frontend http_frontend"
 _MOST_THREADS = 4
 _DRAIN_SECONDS = "1"
+_CLIENT_SECONDS = "90"
+_HEAD_SECONDS = "20"  # for all of a request's head
 # Above the replicas' ports, and below those that Linux gives to outgoing connections.
 _UNASSIGNED = range(30000, 32768)
 _FIRST_REPLICA_PORT = 20_000
@@ -113,6 +115,9 @@ def configure_environment(
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(_MOST_THREADS, os.cpu_count() or 1)),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": _DRAIN_SECONDS,
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
+        # Ray lets a client that sends and reads nothing keep its connection for an hour. The
+        # service itself gives up on a body before that, and says so.
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": _CLIENT_SECONDS,
         # A host that was cut off says nothing: two checks a second apart find it out. A request
         # that it never answered is sent to another replica; see _frontend_rules for those that
         # mustn't be.
@@ -145,7 +150,8 @@ def mended(configuration: str, errors: str) -> str:
     )
     no_errors = re.sub(r"(?m)^\s*errorfile .*\n", "", told)
     own_errors = "".join(f"\n    errorfile {status} {errors}/{status}.http" for status in _REASONS)
-    with_errors = re.sub(r"(?m)^defaults$", f"defaults{own_errors}", no_errors)
+    own_defaults = f"\n    timeout http-request {_HEAD_SECONDS}s{own_errors}"
+    with_errors = re.sub(r"(?m)^defaults$", f"defaults{own_defaults}", no_errors)
     # Ray's own answer while nothing is deployed is 404, in plain text: it starts, or it stops.
     nothing_yet = re.sub(
         r"(?m)^(backend default_backend\n)\s*http-request return .*$",
@@ -171,6 +177,10 @@ def _frontend_rules() -> list[str]:
     rules.append("http-request set-header x-request-disconnect-disabled ?1")
     # A promotion is not begun twice.
     rules.append("http-request disable-l7-retry if { path_beg /admin }")
+    # `OPTIONS *`, for which Ray knows no backend.
+    rules.append(_return("http-request", 404) + " if !{ path_beg / }")
+    # There are no WebSockets: such a request is answered like any other.
+    rules.append("http-request del-header upgrade")
     # Ray would tell anyone which applications it has.
     rules.append(_return("http-request", 404) + " if { path -i /-/routes }")
     for status in ERRORS:

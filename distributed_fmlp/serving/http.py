@@ -33,7 +33,7 @@ from distributed_fmlp.serving.exchange import (
 )
 from distributed_fmlp.serving.guarded_page import guarded_page
 from distributed_fmlp.serving.infer_routes import InferRoutes
-from distributed_fmlp.serving.limits import Limits
+from distributed_fmlp.serving.limits import LARGEST_BODY, Limits
 from distributed_fmlp.serving.metrics import CONTENT_TYPE, Metrics
 from distributed_fmlp.serving.offloading import Workers
 from distributed_fmlp.serving.openapi import openapi_document
@@ -58,7 +58,8 @@ class HttpSettings:
     allowed_hosts: frozenset[str] = frozenset()  # names for /admin without a token; no ports
     model_name: str = "fmlp"
     body_seconds: float = 60.0  # a body must be there by then
-    body_budget_bytes: int = 256 * 2**20  # of all bodies above 64 KiB at one time
+    body_patience_seconds: float = 2.0  # how long it may stand still where others have no room
+    body_budget_bytes: int = LARGEST_BODY  # of all bodies above 64 KiB at one time
     decode_threads: int = 2
     most_waiting_decodes: int = 64
     deadline_seconds: float = 10.0  # from when a body is there; what is older is not computed
@@ -80,7 +81,10 @@ class HttpService:
         self._settings = settings
         self._metrics = metrics or Metrics()
         self._bodies = Bodies(
-            settings.limits, seconds=settings.body_seconds, budget=settings.body_budget_bytes
+            settings.limits,
+            seconds=settings.body_seconds,
+            budget=settings.body_budget_bytes,
+            patience=settings.body_patience_seconds,
         )
         self._workers = Workers(settings.decode_threads, settings.most_waiting_decodes)
         self._around = Surroundings(

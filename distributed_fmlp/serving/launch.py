@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from distributed_fmlp.errors import ClusterError, OptionError
 from distributed_fmlp.serving import early_stop, haproxy
 from distributed_fmlp.serving.loopback import is_loopback
+from distributed_fmlp.serving.ray_watch import RayWatch
 
 if TYPE_CHECKING:
     from distributed_fmlp.serving.engine import ServedModel
@@ -33,7 +34,7 @@ _LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
 
 
 def serve_until_stopped(options: argparse.Namespace) -> int:
-    """Deploy what `options` of the command line ask for; return when Ctrl-C or SIGTERM comes.
+    """Deploy what `options` of the command line ask for; return when a signal stops it.
 
     Raises `UserError` when it can't be deployed, `KeyboardInterrupt` when stopped before that.
     """
@@ -60,10 +61,11 @@ def serve_until_stopped(options: argparse.Namespace) -> int:
 
         bundle = find_bundle(options.bundle, Path(options.results))
         with contextlib.ExitStack() as stack:
+            stop = threading.Event()
             with early_stop.ending_at_once(directory):
-                deployed = _deployed(options, bundle, directory)
+                deployed = _deployed(options, bundle, directory, stop)
                 model, ray_logs = stack.enter_context(deployed)
-                stop = _stop_event()
+                _set_by_signals(stop)
             _say_hello(options, model, time.monotonic() - started, ray_logs)
             while not stop.wait(0.5):
                 pass
@@ -76,12 +78,14 @@ def check_port(host: str, port: int) -> None:
     """Raise `OptionError` unless this process could listen there now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
+        socket.getaddrinfo(host, port, family)
         with socket.create_server((host, port), family=family):
             pass
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         # What the socket module adds to the system's words only repeats the address.
-        named = isinstance(error, socket.gaierror)
-        reason = error.strerror if named else os.strerror(error.errno or 0)
+        reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else "no name"
+        if isinstance(error, socket.gaierror):
+            reason = str(error.strerror)
         raise OptionError(
             f"can't listen on {host}:{port} ({reason}); choose another --port or --host, or stop "
             "what listens there"
@@ -108,22 +112,28 @@ def _temporary_directory() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _deployed(
-    options: argparse.Namespace, bundle: str, directory: Path
+    options: argparse.Namespace, bundle: str, directory: Path, stop: threading.Event
 ) -> Iterator[tuple[ServedModel, str]]:
-    """The service, answering; yields what it serves and where Ray's logs are."""
+    """The service, answering; yields what it serves and where Ray's logs are.
+
+    `stop` is set when it is to end.
+    """
     from distributed_fmlp.ray_session import diverted_output, ray_session
 
     log = directory / "ray.log"
     verification = _Verification(bundle)
     with contextlib.ExitStack() as stack:
+        watch = stack.enter_context(RayWatch(directory, stop))
         with diverted_output(log):
             ray_logs = stack.enter_context(ray_session(None, directory))
             early_stop.take_signals()  # Ray has taken SIGTERM
             model = verification.result()
             # Serve stops before Ray does, whatever happens.
+            stack.callback(watch.closing)
             stack.callback(_shut_down, log)
             _start_serve(options, ray_logs)
             _deploy(options, bundle, model.sha256, ray_logs)
+        watch.begin()
         yield model, ray_logs
 
 
@@ -195,7 +205,7 @@ def _deploy(options: argparse.Namespace, bundle: str, sha256: str, ray_logs: str
         max_queued=options.max_queued,
         max_body_bytes=options.max_body_mib << 20,
         insecure=options.insecure,
-        token_file=options.token_file and str(Path(options.token_file).absolute()),
+        token_file=options.token_file and _absolute(options.token_file),
     )
     try:
         app = application(arguments, Pinned(bundle, sha256))
@@ -259,7 +269,11 @@ def _token_words(options: argparse.Namespace) -> str | None:
         return None
     if options.token_file is None:
         return f"${TOKEN_VARIABLE}"
-    return f"$(cat {shlex.quote(str(Path(options.token_file).absolute()))})"
+    return f"$(cat {shlex.quote(_absolute(options.token_file))})"
+
+
+def _absolute(file: str) -> str:
+    return os.path.abspath(os.path.expanduser(file))
 
 
 def _examples(url: str, token: str | None) -> list[str]:
@@ -287,9 +301,7 @@ def _examples(url: str, token: str | None) -> list[str]:
     ]
 
 
-def _stop_event() -> threading.Event:
-    """Set by the first Ctrl-C or SIGTERM; those that follow change nothing."""
-    stop = threading.Event()
+def _set_by_signals(stop: threading.Event) -> None:
+    """The first of them sets `stop`; those that follow change nothing."""
     for number in early_stop.SIGNALS:
         signal.signal(number, lambda *_: stop.set())
-    return stop

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from distributed_fmlp.serving.errors import RequestError
 
+LARGEST_BATCH = 16_384  # images
+MOST_QUEUED = 1_000_000  # requests
+LARGEST_BODY = 256 * 2**20  # bytes; as many as all bodies in hand together may have
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

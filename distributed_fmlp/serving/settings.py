@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from distributed_fmlp.errors import OptionError
+from distributed_fmlp.serving.limits import LARGEST_BATCH, LARGEST_BODY, MOST_QUEUED
 
 TOKEN_VARIABLE = "FMLP_API_TOKEN"
 SHORTEST_TOKEN = 16
@@ -25,18 +26,20 @@ class ServiceArguments(BaseModel):
     )
     cpus_per_replica: float = Field(default=1, ge=0)
     gpus_per_replica: float = Field(default=0, ge=0)
-    max_batch_size: int = Field(default=128, ge=1, le=16384, description="images computed at once")
+    max_batch_size: int = Field(
+        default=128, ge=1, le=LARGEST_BATCH, description="images computed at once"
+    )
     batch_wait_ms: float = Field(
         default=2.0, ge=0, le=1000, description="longest wait for a batch to fill"
     )
     max_queued: int = Field(
-        default=512, ge=1, description="requests a replica holds before it says 503"
+        default=512, ge=1, le=MOST_QUEUED, description="requests a replica holds before it says 503"
     )
     max_queued_images: int = Field(
         default=65536, ge=1, description="images a replica holds before it says 503"
     )
     max_images: int = Field(default=16384, ge=1, description="images of one request")
-    max_body_bytes: int = Field(default=16 << 20, ge=1024)
+    max_body_bytes: int = Field(default=16 << 20, ge=1024, le=LARGEST_BODY)
     deadline_s: float = Field(
         default=10.0, gt=0, description="a request that has been there for longer is not computed"
     )
@@ -61,11 +64,12 @@ def read_token(token_file: str | None) -> bytes | None:
     """
     if token_file is not None:
         try:
-            text = Path(token_file).expanduser().read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
+            text = Path(os.path.expanduser(token_file)).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:  # not text, or no path at all
+            reason = getattr(error, "strerror", None) or "it isn't text"
             raise OptionError(
-                f"the token file {token_file} can't be read ({type(error).__name__}); give a text "
-                "file that this user may read"
+                f"the token file {token_file!r} can't be read ({reason}); give a text file that "
+                "this user may read"
             ) from error
     else:
         text = os.environ.get(TOKEN_VARIABLE, "").strip()

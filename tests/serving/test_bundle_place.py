@@ -76,3 +76,5 @@ def test_a_run_without_a_bundle_and_what_is_nothing_at_all_are_refused(tmp_path:
     for given in ("missing", str(tmp_path), "", "a\0b"):
         with pytest.raises(BundleError, match="neither a bundle nor a run"):
             find_bundle(given, tmp_path)
+    with pytest.raises(BundleError, match="can't be read"):
+        find_bundle("n" * 300, tmp_path)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
+import json
 import os
 import re
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from distributed_fmlp.serving import haproxy
+from distributed_fmlp.serving.http import HttpSettings
+from tests.serving.running_service import free_port
 
 pytestmark = pytest.mark.skipif(not haproxy.available(), reason="there is no HAProxy here")
 
@@ -112,6 +120,111 @@ def test_while_nothing_is_deployed_the_answer_is_503_in_this_services_form() -> 
     mended = haproxy.mended(CONFIGURATION, "/x")
     (rule,) = re.findall(r"(?m)^backend default_backend\n(.*)$", mended)
     assert "status 503" in rule and "Retry-After" in rule and '{"error":' in rule
+
+
+class _Replica(http.server.BaseHTTPRequestHandler):
+    """Answers 200 with the names of the headers it got."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = " ".join(self.headers).lower().encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def running_haproxy(directory: Path) -> Iterator[int]:
+    """HAProxy itself with the mended configuration, before one replica; yields its port."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Replica)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    (port, metrics, stats) = (free_port() for _ in range(3))
+    configuration = (
+        CONFIGURATION.replace(":8000", f":{port}")
+        .replace(":9101", f":{metrics}")
+        .replace(":8404", f":{stats}")
+        .replace("default_backend default_backend", "use_backend replicas if { path_beg / }\n"
+                 "    default_backend default_backend")
+        .replace("127.0.0.1:30000 check observe layer4 error-limit 3 on-error mark-down",
+                 f"127.0.0.1:{server.server_port}")
+    )  # fmt: skip
+    path = written(directory, haproxy.mended(configuration, str(directory)))
+    process = subprocess.Popen([haproxy._binary(), "-db", "-f", str(path)])
+    try:
+        wait_for(lambda: _listens(port))
+        yield port
+    finally:
+        process.kill()
+        process.wait(10)
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def answer_to(port: int, sent: bytes) -> tuple[int, bytes]:
+    """Status and body of the answer to what is sent, read until the connection is closed."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(sent)
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, _, body = received.partition(b"\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+def test_what_ray_has_no_backend_for_is_not_there_and_an_upgrade_is_a_plain_request(
+    tmp_path: Path,
+) -> None:
+    ending = b"Host: here\r\nConnection: close\r\n\r\n"
+    with running_haproxy(tmp_path) as port:
+        status, body = answer_to(port, b"OPTIONS * HTTP/1.1\r\n" + ending)
+        assert (status, json.loads(body)) == (404, {"error": haproxy.ERRORS[404]})
+        assert answer_to(port, b"GET / HTTP/1.1\r\n" + ending)[0] == 200
+        asked = (
+            b"GET / HTTP/1.1\r\nHost: here\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            connection.sendall(asked)
+            received = connection.recv(65536)
+    assert received.startswith(b"HTTP/1.1 200 ") and b"upgrade" not in received.lower()
+
+
+def test_a_connection_that_sends_no_whole_head_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Longer than this test waits for an answer, where Ray's own limit holds alone.
+    monkeypatch.setattr(
+        f"{__name__}.CONFIGURATION", CONFIGURATION.replace("client 5s", "client 3600s")
+    )
+    monkeypatch.setattr(haproxy, "_HEAD_SECONDS", "1")
+    with running_haproxy(tmp_path) as port:
+        for sent in (b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: here\r\n"):
+            assert answer_to(port, sent)[0] == 408
+
+
+def test_who_neither_sends_nor_reads_does_not_keep_a_connection_for_an_hour(tmp_path: Path) -> None:
+    settings: dict[str, str] = {}
+    haproxy.configure_environment(tmp_path, 8000, settings)
+    # The service says 408 itself before that, in its own form.
+    patience = HttpSettings().body_seconds
+    assert patience < int(settings["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"]) < 4 * patience
 
 
 def test_mending_leaves_ray_no_error_file(tmp_path: Path) -> None:

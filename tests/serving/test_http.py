@@ -11,6 +11,7 @@ import logging
 import socket
 import threading
 import time
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -410,6 +411,65 @@ def test_what_has_come_of_unfinished_bodies_counts_until_they_end(engine: StandI
     assert (slow.status_code, fits.status_code) == (200, 200)
     assert "large bodies" in error_of(refused, 503)
     assert post_raw(app, many).status_code == 200
+
+
+def test_bodies_that_stand_still_give_way_to_others_and_those_that_come_do_not(
+    engine: StandInEngine,
+) -> None:
+    """Ten clients that send half of a body and wait, one that goes on, and one that wants in."""
+    whole = np.zeros((400, 784), np.uint8).tobytes()
+    half = whole[: len(whole) // 2]
+    head = (
+        f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(whole)}\r\n"
+        "Content-Type: application/octet-stream\r\n\r\n"
+    ).encode()
+    app = service(engine, body_budget_bytes=11 * len(half), body_patience_seconds=0.5)
+    with listening(app) as port, contextlib.ExitStack() as stack:
+
+        def begun(body: bytes) -> socket.socket:
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), 20))
+            connection.sendall(head + body)
+            return connection
+
+        def post() -> httpx.Response:
+            url = f"http://127.0.0.1:{port}/predict"
+            return httpx.post(url, content=whole, headers=OCTETS, trust_env=False)
+
+        still = [begun(half) for _ in range(10)]
+        coming = begun(b"")
+        answers = []
+        for start in range(0, len(whole), 1 << 16):
+            coming.sendall(whole[start : start + (1 << 16)])
+            time.sleep(0.2)
+            answers.append(post())
+        assert coming.recv(4096).startswith(b"HTTP/1.1 200 ")
+        assert {answer.status_code for answer in answers} <= {200, 503}
+        assert answers[-1].status_code == 200, answers[-1].text
+        first = still[0].recv(4096)
+        assert first.startswith(b"HTTP/1.1 408 ") and b"stood still" in first
+        # Only as many as it took: the room is theirs as long as nobody else wants it.
+        still[-1].sendall(whole[len(half) :])
+        assert still[-1].recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_body_in_tiny_pieces_takes_about_as_much_memory_as_it_has_bytes(
+    engine: StandInEngine,
+) -> None:
+    app = service(engine)
+    size = 400 * 784
+    peaks: list[int] = []
+
+    async def pieces() -> Any:
+        for number in range(size // 2):
+            yield (number % 2**16).to_bytes(2, "big")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+
+    tracemalloc.start()
+    try:
+        assert ask(app, "POST", "/predict", content=pieces(), headers=OCTETS).status_code == 200
+    finally:
+        tracemalloc.stop()
+    assert peaks[0] < 4 * size  # each piece apart would take 35 bytes and its place in a list
 
 
 @pytest.mark.parametrize("path", ["/predict", INFER])

@@ -218,7 +218,8 @@ def test_a_test_set_that_is_not_the_one_asked_for_is_named_as_missing(
     wanting = tmp_path / "empty"
     wanting.mkdir()
     assert str(wanting) in str(find_test_set("fashion-mnist", "0" * 64, str(wanting)))
-    assert "no directory" in str(find_test_set("digits", digits.sha256, str(tmp_path / "no")))
+    for directory in (str(tmp_path / "no"), "~nobody-of-this-name/data", "n" * 300):
+        assert "no directory" in str(find_test_set("digits", digits.sha256, directory))
     monkeypatch.setenv("FMLP_DATA_DIR", str(wanting))
     wrong = str(find_test_set("fashion-mnist", "0" * 64))
     assert "not where the service's FMLP_DATA_DIR says" in wrong and str(tmp_path) not in wrong
