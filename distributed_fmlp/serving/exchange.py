@@ -111,6 +111,9 @@ def error_response(error: RequestError) -> Response:
     return json_response(error.body(), error.status, raw)
 
 
+TOO_MUCH_UNREAD = error_response(
+    RequestError(503, "too many large answers are yet to be read; try again in a moment")
+)
 INTERNAL_ERROR = json_response(orjson.dumps({"error": "internal error"}), 500)
 
 

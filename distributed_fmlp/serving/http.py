@@ -19,6 +19,8 @@ from distributed_fmlp.serving.engine import Engine
 from distributed_fmlp.serving.errors import RequestError
 from distributed_fmlp.serving.exchange import (
     INTERNAL_ERROR,
+    SMALL_BODY,
+    TOO_MUCH_UNREAD,
     Bodies,
     BodyRefused,
     ClientGone,
@@ -60,6 +62,7 @@ class HttpSettings:
     body_seconds: float = 60.0  # a body must be there by then
     body_patience_seconds: float = 2.0  # how long it may stand still where others have no room
     body_budget_bytes: int = LARGEST_BODY  # of all bodies above 64 KiB at one time
+    answer_budget_bytes: int = LARGEST_BODY  # of all answers above 64 KiB that are yet to be read
     decode_threads: int = 2
     most_waiting_decodes: int = 64
     deadline_seconds: float = 10.0  # from when a body is there; what is older is not computed
@@ -86,6 +89,7 @@ class HttpService:
             budget=settings.body_budget_bytes,
             patience=settings.body_patience_seconds,
         )
+        self._unread = 0  # bytes of large answers that their clients have yet to read
         self._workers = Workers(settings.decode_threads, settings.most_waiting_decodes)
         self._around = Surroundings(
             engine,
@@ -133,11 +137,28 @@ class HttpService:
         finally:
             if request.held:
                 self._bodies.release(request)
+        size = len(response.body) if request.method != "HEAD" else 0
+        if size > SMALL_BODY and self._unread + size > self._settings.answer_budget_bytes:
+            response, size = TOO_MUCH_UNREAD, 0
         self._metrics.request(label, response.status, perf_counter() - began)
+        if size > SMALL_BODY:
+            await self._send_counted(response, send)
+            return
         await response.send(send, with_body=request.method != "HEAD", last=not refused)
         if refused:
             await drain(receive, 2 * self._settings.limits.max_body_bytes)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_counted(self, response: Response, send: Send) -> None:
+        """A large answer: it counts until its client has read it, or has gone."""
+        size = len(response.body)
+        self._unread += size
+        try:
+            await response.send(send, last=False)
+            # The server takes this only when most of what was sent before has left.
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._unread -= size
 
     def _route(self, request: Request) -> Route:
         """Where the path leads. What is not here is told only to who shows the token."""

@@ -452,6 +452,45 @@ def test_bodies_that_stand_still_give_way_to_others_and_those_that_come_do_not(
         assert still[-1].recv(4096).startswith(b"HTTP/1.1 200 ")
 
 
+def test_answers_that_nobody_reads_are_held_up_to_a_limit_and_small_ones_go_on(
+    engine: StandInEngine,
+) -> None:
+    many = np.zeros((16_000, 784), np.uint8)
+    body = gzip.compress(many.tobytes(), 1)
+    length = len(post_raw(service(engine), many).content)
+    head = (
+        f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        "Content-Type: application/octet-stream\r\nContent-Encoding: gzip\r\n\r\n"
+    ).encode()
+    app = service(engine, answer_budget_bytes=3 * length)
+    with listening(app) as port, contextlib.ExitStack() as stack:
+
+        def asked() -> socket.socket:
+            connection = socket.socket()
+            # Little of an answer lies in the system's buffers then.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            stack.enter_context(connection).settimeout(20)
+            connection.connect(("127.0.0.1", port))
+            connection.sendall(head + body)
+            return connection
+
+        begun = [asked() for _ in range(3)]
+        assert [each.recv(12) for each in begun] == [b"HTTP/1.1 200"] * 3
+        assert asked().recv(12) == b"HTTP/1.1 503"
+        url = f"http://127.0.0.1:{port}/predict"
+        one = httpx.post(url, content=many[:1].tobytes(), headers=OCTETS, trust_env=False)
+        assert one.status_code == 200
+        begun[0].close()  # a client that goes, and one that reads, give their room back
+        until = time.monotonic() + 20
+        while (again := asked()).recv(12) != b"HTTP/1.1 200":
+            assert time.monotonic() < until
+        left = length
+        while left > 0 and (piece := again.recv(1 << 20)):
+            left -= len(piece)
+        assert left <= 0
+        assert asked().recv(12) == b"HTTP/1.1 200"
+
+
 def test_a_body_in_tiny_pieces_takes_about_as_much_memory_as_it_has_bytes(
     engine: StandInEngine,
 ) -> None:
