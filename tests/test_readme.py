@@ -32,7 +32,7 @@ SHORTER = {
         *(*SMALL, "--lr", "0.001")
     ],
     "python -m distributed_fmlp.tune --search random --samples 12 --space lr=0.0003:0.005 "
-    "--space dropout=0.1:0.4": [*SMALL, "--samples", "3"],
+    "--space dropout=0.1:0.4": [*SMALL, "--samples", "2"],
 }
 # Commands that need what a test machine lacks, each with the test or fact that stands in for it.
 ELSEWHERE = {

@@ -29,7 +29,7 @@ AGAIN = "python -m distributed_fmlp.tune --dataset digits --epochs 3 --name agai
 STATUS = "python -m distributed_fmlp.serve status"
 PROMOTE = "python -m distributed_fmlp.serve promote again"
 ROLLBACK = "python -m distributed_fmlp.serve rollback"
-LONGER = "--epochs 6 --hidden 256 64 --batch-size 8 --lr 0.01 --quiet"
+LONGER = "--epochs 6 --hidden 256 64 --batch-size 8 --lr 0.01 --cpus-per-trial 1 --quiet"
 
 
 def command(tmp_path: Path, words: str, port: int) -> Command:
