@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +18,49 @@ import yaml
 from distributed_fmlp.doctor.findings import Finding, failed, ok
 from distributed_fmlp.errors import ClusterError
 
+# What Ray's terminal puts before its reason, and around it.
+_LOG_PREFIX = re.compile(r"^.*\t[A-Z]+ \S+ -- ")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_OBJECT: dict[str, Any] = {"type": ["object", "null"]}
+_SIZE = {"type": ["integer", "string", "null"], "pattern": "^[0-9]+$"}
+
+
+def _list_of(**properties: Any) -> dict[str, Any]:
+    return {"type": ["array", "null"], "items": {**_OBJECT, "properties": properties}}
+
+
+# The parts that Ray hands on to the cloud unread, and that are looked into here.
+_NODE_TYPE = {
+    "node_config": {
+        **_OBJECT,
+        "properties": {
+            "BlockDeviceMappings": _list_of(Ebs={**_OBJECT, "properties": {"VolumeSize": _SIZE}}),
+            "disks": _list_of(initializeParams={**_OBJECT, "properties": {"diskSizeGb": _SIZE}}),
+            "InstanceMarketOptions": _OBJECT,
+            "scheduling": {"anyOf": [_OBJECT, _list_of()]},
+        },
+    },
+    "docker": _OBJECT,
+    "resources": _OBJECT,
+}
+_RULES = _list_of(
+    FromPort={"type": "integer"},
+    ToPort={"type": "integer"},
+    IpRanges=_list_of(),
+    Ipv6Ranges=_list_of(),
+)
+_PARTS = {
+    "properties": {
+        "available_node_types": {
+            **_OBJECT,
+            "additionalProperties": {**_OBJECT, "properties": _NODE_TYPE},
+        },
+        "provider": {
+            "properties": {"security_group": {**_OBJECT, "properties": {"IpPermissions": _RULES}}}
+        },
+    }
+}
+_MOST_PARTS = 100_000  # what Ray and its schema would go through, one by one
 _SOURCED = re.compile(r"(?:^|[;&|]\s*)(?:\.|source)\s+(\S+?)(?=[;&|\s]|$)")
 
 
@@ -23,6 +68,7 @@ _SOURCED = re.compile(r"(?:^|[;&|]\s*)(?:\.|source)\s+(\S+?)(?=[;&|\s]|$)")
 class ClusterFile:
     """A cluster file as it was written, and as Ray completes it with its defaults."""
 
+    text: str
     written: Mapping[str, Any]
     completed: Mapping[str, Any]
 
@@ -32,12 +78,14 @@ class ClusterFile:
 
     @property
     def node_types(self) -> Mapping[str, Mapping[str, Any]]:
-        """Empty for machines that are there already."""
-        return self.written.get("available_node_types") or {}
+        """Empty for machines that are there already; Ray's own where the file names none."""
+        if self.provider == "local":
+            return {}
+        return self.completed.get("available_node_types") or {}
 
     @property
     def head_type(self) -> str | None:
-        return self.written.get("head_node_type")
+        return self.completed.get("head_node_type")
 
     @property
     def mounts(self) -> Mapping[str, str]:
@@ -96,38 +144,47 @@ def read_cluster_file(path: str) -> tuple[ClusterFile | None, list[Finding]]:
 
     Raises `ClusterError` when there is no such file or it is none for `ray up`.
     """
-    config = _parse(path)
+    text, config = _parse(path)
     try:
         completed = _ray_accepts(config)
     except _RefusedError as error:
-        return None, [failed("Ray", f"refuses {path} ({error})", "mend what it names")]
+        return None, [failed("Ray", f"refuses {path} ({error})", error.advice)]
     kind = config["provider"]["type"]
-    return ClusterFile(config, completed), [ok("Ray", f"accepts {path} (provider {kind})")]
+    return ClusterFile(text, config, completed), [ok("Ray", f"accepts {path} (provider {kind})")]
 
 
 class _RefusedError(Exception):
-    """Ray's own validation refuses a file."""
+    """Ray's own validation refuses a file, or a part that it doesn't read is of another kind."""
+
+    def __init__(self, told: str, advice: str = "mend what it names") -> None:
+        super().__init__(told)
+        self.advice = advice
 
 
-def _parse(path: str) -> dict[str, Any]:
+def _parse(path: str) -> tuple[str, dict[str, Any]]:
     try:
-        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ClusterError(
             f"--cluster {path} can't be read ({error.strerror}); give a file for ray up, such as "
             "cluster/onprem.yaml"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        raise ClusterError(
-            f"--cluster {path} is not YAML ({getattr(error, 'problem', None) or error}{line}); "
-            "mend it there"
-        ) from error
-    if isinstance(config, dict) and "apiVersion" in config:
+    except UnicodeDecodeError as error:
+        raise _no_yaml(path, error) from error
+    if re.search(r"^apiVersion:", text, flags=re.MULTILINE):
         raise ClusterError(
             f"--cluster {path} is for Kubernetes, not for ray up: check it with kubectl apply "
             "--dry-run=server, and the running cluster with --address"
+        )
+    try:
+        config = yaml.safe_load(text)
+    # Of YAML's own it lets through what a date that is none raises, and thousands of brackets.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise _no_yaml(path, error) from error
+    if _parts(config, {}) > _MOST_PARTS:
+        raise ClusterError(
+            f"--cluster {path} is no file for ray up: its aliases stand for more than "
+            f"{_MOST_PARTS:,} parts, or for themselves; write out what they name"
         )
     provider = config.get("provider") if isinstance(config, dict) else None
     if not isinstance(provider, dict) or not isinstance(provider.get("type"), str):
@@ -135,7 +192,23 @@ def _parse(path: str) -> dict[str, Any]:
             f"--cluster {path} is no file for ray up: it names no provider.type; see "
             "cluster/onprem.yaml for one"
         )
-    return dict(config)
+    return text, dict(config)
+
+
+def _parts(value: Any, known: dict[int, float]) -> float:
+    """How many values it is with all aliases written out; endless where one is part of itself."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if id(value) not in known:
+        known[id(value)] = math.inf
+        known[id(value)] = 1 + sum(_parts(part, known) for part in inside)
+    return known[id(value)]
+
+
+def _no_yaml(path: str, error: Exception) -> ClusterError:
+    where = getattr(error, "problem_mark", None)
+    line = f", line {where.line + 1}" if where else ""
+    reason = " ".join(str(getattr(error, "problem", None) or error).split())
+    return ClusterError(f"--cluster {path} is not YAML ({reason}{line}); mend it there")
 
 
 def _ray_accepts(config: dict[str, Any]) -> dict[str, Any]:
@@ -151,14 +224,38 @@ def _ray_accepts(config: dict[str, Any]) -> dict[str, Any]:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             completed = prepare(config)
             validate_config(completed)
+        jsonschema.validate(completed, _PARTS)
     except jsonschema.ValidationError as error:
-        place = ".".join(map(str, error.absolute_path)) or "the file"
-        raise _RefusedError(f"{place}: {error.message}") from error
+        raise _RefusedError(_place_and_reason(error)) from error
     except (click.ClickException, SystemExit) as error:
         # Ray has printed its reason and gives none here.
         lines = [line.strip() for line in said.getvalue().splitlines() if line.strip()]
-        raise _RefusedError(lines[-1] if lines else str(error)) from error
+        told = _COLOURS.sub("", _LOG_PREFIX.sub("", lines[-1])) if lines else str(error)
+        raise _RefusedError(told) from error
     except Exception as error:  # it stumbles over what it doesn't expect, in any way
-        lines = str(error).splitlines()
-        raise _RefusedError(lines[0] if lines else type(error).__name__) from error
+        raise _stumbled(config, error) from error
     return dict(completed)
+
+
+def _stumbled(config: dict[str, Any], error: Exception) -> _RefusedError:
+    """What Ray's schema would have named, had Ray come to it; else what it stumbled over."""
+    import jsonschema
+    import ray.autoscaler
+
+    path = Path(ray.autoscaler.__file__).with_name("ray-schema.json")
+    schema = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for wrong in jsonschema.Draft7Validator(schema).iter_errors(config):
+        if wrong.validator != "required":  # Ray would have filled it in
+            return _RefusedError(_place_and_reason(wrong))
+    lines = str(error).splitlines()
+    if isinstance(error, ValueError) and lines:  # these are Ray's own words
+        return _RefusedError(lines[0])
+    return _RefusedError(
+        f"it stumbles, and says no more than: {lines[0] if lines else type(error).__name__}",
+        "compare it with cluster/config.yaml or cluster/onprem.yaml, key by key",
+    )
+
+
+def _place_and_reason(error: Any) -> str:
+    place = ".".join(map(str, error.absolute_path)) or "the file"
+    return f"{place}: {' '.join(error.message.split())}"

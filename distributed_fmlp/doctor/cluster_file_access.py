@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import os
 import re
 import stat
@@ -13,11 +15,13 @@ from distributed_fmlp.doctor.cluster_file import ClusterFile
 from distributed_fmlp.doctor.findings import Finding, failed, note, ok
 
 SSH = 22
-_DASHBOARD = re.compile(r"--dashboard-host[ =](\S+)")
+_DASHBOARD = re.compile(r"--dashboard-host[ =]+[\"']?([^\s\"';&|]+)")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _TOKEN_ON = re.compile(r"RAY_AUTH_MODE=[\"']?token\b")
-_TOKEN_ITSELF = re.compile(r"RAY_AUTH_TOKEN[=:]\s*[\"']?[^\s\"'$]")
-_EVERYONE = ("0.0.0.0/0", "::/0")
+_TOKEN_ITSELF = re.compile(r"(?:RAY_AUTH|FMLP_API)_TOKEN[=:]\s*[\"']?[^\s\"'$]")
+_LEAST_TOKEN = 16  # characters; a shorter text is in a file by chance
+# Networks wider than the widest private ones (10.0.0.0/8, fc00::/7) are the world, or much of it.
+_WIDEST = {4: 8, 6: 7}
 # Who says what the world reaches where a cluster file can't, and how to see it.
 _FIREWALLS = {
     "gcp": ("the network's firewall", "gcloud compute firewall-rules list"),
@@ -59,11 +63,11 @@ def _world(file: ClusterFile) -> list[Finding]:
             for whose, how in [_FIREWALLS.get(file.provider, ("the firewall", "cluster/README.md"))]
         ]
     bad = [
-        f"{first}-{last}" if first != last else f"{first}"
+        ports
         for rule in _rules(file)
-        if any(_cidr(source) in _EVERYONE for source in _sources(rule))
-        for first, last in [(int(rule.get("FromPort", 0)), int(rule.get("ToPort", 65535)))]
-        if (first, last) != (SSH, SSH)
+        if any(_is_world(_cidr(source)) for source in _sources(rule))
+        for ports in [_ports(rule)]
+        if ports != str(SSH)
     ]
     if bad:
         return [
@@ -98,6 +102,22 @@ def _rules(file: ClusterFile) -> Iterator[Mapping[str, Any]]:
     yield from group.get("IpPermissions") or []
 
 
+def _ports(rule: Mapping[str, Any]) -> str:
+    first, last = rule.get("FromPort", 0), rule.get("ToPort", 65535)
+    if str(rule.get("IpProtocol")) == "-1" or (first, last) == (0, 65535) or first == -1:
+        return "every port"
+    other = "" if rule.get("IpProtocol", "tcp") == "tcp" else f"{rule['IpProtocol']} "
+    return f"{other}{first}" if first == last else f"{other}{first}-{last}"
+
+
+def _is_world(cidr: str) -> bool:
+    try:
+        network = ipaddress.ip_network(cidr, strict=False)
+    except ValueError:
+        return False
+    return network.prefixlen < _WIDEST[network.version]
+
+
 def _sources(rule: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     yield from rule.get("IpRanges") or []
     yield from rule.get("Ipv6Ranges") or []
@@ -111,7 +131,7 @@ def _token(file: ClusterFile) -> list[Finding]:
     roles = ("head", "worker")
     starts = [text for role in roles for text in file.starts(role)]
     text = "\n".join([*file.setup, *starts, *_environments(file)])
-    if _TOKEN_ITSELF.search(text):
+    if _TOKEN_ITSELF.search(text) or any(token in file.text for token in _tokens_here(file)):
         return [
             failed(
                 "token",
@@ -144,6 +164,16 @@ def _token(file: ClusterFile) -> list[Finding]:
         if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077:
             return [failed("token", f"{name} can be read by others here", f"chmod 600 {name}")]
     return [ok("token", "every node asks for it, and gets it as a file")]
+
+
+def _tokens_here(file: ClusterFile) -> list[str]:
+    """The tokens that the file has copied to the nodes, as they are on this machine."""
+    found = []
+    for path in file.mounts.values():
+        if path.endswith("_token"):
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                found.append(Path(path).expanduser().read_text(encoding="utf-8").strip())
+    return [token for token in found if len(token) >= _LEAST_TOKEN]
 
 
 def _environments(file: ClusterFile) -> list[str]:

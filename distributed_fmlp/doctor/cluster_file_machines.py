@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distributed_fmlp.doctor.cluster_file import ClusterFile
+from distributed_fmlp.doctor.cluster_file_hosts import check_hosts
 from distributed_fmlp.doctor.findings import Finding, failed, note, ok
 from distributed_fmlp.doctor.shared_storage import check_storage_here
 
@@ -16,16 +17,52 @@ LEAST_DISK_GB = 40  # torch built for CUDA, twice while it is installed, and Ray
 _AWS_SMALL = re.compile(r"\.(?:nano|micro|small|medium)$")
 _AWS_LARGE = re.compile(r"^(c\d\w*)\.large$")  # 4 GiB
 _GCP_SMALL = re.compile(r"(?:micro|small|medium|standard-1|highcpu-(?:1|2|4))$")
+# By provider: what it must name, and by what key a node type names its machine.
+_CLOUDS = {
+    "aws": (("region",), ("InstanceType",)),
+    "gcp": (("project_id", "region", "availability_zone"), ("machineType", "acceleratorType")),
+}
 _V2_ON = re.compile(r"RAY_enable_autoscaler_v2=1")
 _V2_OFF = re.compile(r"export\s[^;&|]*RAY_enable_autoscaler_v2=0|RAY_enable_autoscaler_v2=0\s+ray")
 
 
 def check_machines(file: ClusterFile, storage: str | None) -> list[Finding]:
     """The head, the workers, the autoscaler and the storage."""
-    found = [*_head(file), *_workers(file), *_autoscaler(file)]
+    found = [*_provider(file), *_head(file), *_workers(file), *_autoscaler(file)]
     if file.provider == "aws":
         found += _image(file)
     return [*found, *_storage(file, storage)]
+
+
+def _provider(file: ClusterFile) -> list[Finding]:
+    """What Ray asks of a provider only when it already makes machines; silent where all is well."""
+    if file.provider == "local":
+        return check_hosts(file.written["provider"])
+    if file.provider not in _CLOUDS:
+        return [
+            note(
+                "provider",
+                f"what {file.provider} needs isn't known here: its machines, images, rights and "
+                "ports were not checked",
+                "see to them by Ray's documentation",
+            )
+        ]
+    needed, machine = _CLOUDS[file.provider]
+    found = [
+        failed("provider", f"names no {key}, which {file.provider} needs", f"set provider.{key}")
+        for key in needed
+        if not file.written["provider"].get(key)
+    ]
+    found += [
+        failed(
+            "machine",
+            f"{name} names no {machine[0]}",
+            f"give its node_config one, as cluster/ does (provider.type is {file.provider})",
+        )
+        for name, kind in file.node_types.items()
+        if not any((kind.get("node_config") or {}).get(key) for key in machine)
+    ]
+    return found
 
 
 def _head(file: ClusterFile) -> list[Finding]:
@@ -122,6 +159,10 @@ def _autoscaler(file: ClusterFile) -> list[Finding]:
                 "the head is started without --autoscaling-config, so no worker ever comes",
                 "add --autoscaling-config=~/ray_bootstrap_config.yaml to its ray start",
             )
+        ]
+    if not file.starts("worker"):
+        return [
+            failed("autoscaler", "no command starts Ray on the workers", "see cluster/onprem.yaml")
         ]
     if file.provider != "local":
         return [ok("autoscaler", "started with the head")]

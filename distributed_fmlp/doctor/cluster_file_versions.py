@@ -19,6 +19,9 @@ _RAY_IMAGE = re.compile(r"(?:^|/)ray(?:-ml|-llm)?:(\d+\.\d+\.\d+)")
 _IMAGE_PYTHON = re.compile(r"-py(\d)(\d+)\b")
 _PYTHON = re.compile(r"\bpython(?:\s|=|==|-)?(3\.\d+(?:\.\d+)?)\b|--python[ =](3\.\d+(?:\.\d+)?)\b")
 _CONSTRAINED = re.compile(r"(?:--constraints?|-c)[ =](\S+)")
+# A Ray with no version, or with no exact one.
+_ANY_RAY = re.compile(r"[\s\"']ray(?:\[[\w,-]+\])?(?=[\s\"';&|<>~!]|$)(?!\s*==)")
+_VERSION = re.compile(r"\b([A-Za-z][\w.-]*)(?:\[[\w,-]+\])?\s*==\s*([\w.]+)")
 _INSTALL = re.compile(r"\bpip3?\s+install\b")
 _OWN = re.compile(r"--editable|-e\s|install\s.*\s\.(?:\s|\[|$)|distributed[-_]fmlp")
 
@@ -65,6 +68,16 @@ def _ray(file: ClusterFile) -> list[Finding]:
     named = {version for text in file.setup for version in _INSTALLS_RAY.findall(text)}
     named |= {version for image in file.images() for version in _RAY_IMAGE.findall(image)}
     named |= {known["ray"] for known in _constraints(file) if "ray" in known}
+    loose = [text for text in file.setup if _takes_any_ray(text)]
+    if loose and not any(map(_MOVING.search, loose)):
+        return [
+            failed(
+                "Ray version",
+                f"{_short(text)} takes whatever Ray is newest that day",
+                f"install ray=={here}, this machine's, or add --constraint constraints.txt",
+            )
+            for text in loose
+        ]
     if not named:
         return [
             failed(
@@ -74,6 +87,15 @@ def _ray(file: ClusterFile) -> list[Finding]:
             )
         ]
     return _compared("Ray version", named, here, "Ray")
+
+
+def _takes_any_ray(text: str) -> bool:
+    """Whether one of a line's commands installs a Ray without saying which."""
+    return any(
+        _ANY_RAY.search(command[found.end() :]) and not _CONSTRAINED.search(command)
+        for command in re.split(r"&&|;|\|\|", text)
+        if (found := _INSTALL.search(command))
+    )
 
 
 def _python(file: ClusterFile) -> list[Finding]:
@@ -132,18 +154,25 @@ def _package(file: ClusterFile) -> list[Finding]:
             )
         ]
     known = read_constraints(CONSTRAINTS)
+    given = [pair for constraints in _constraints(file) for pair in constraints.items()]
+    given += [
+        (name.lower(), version)
+        for text in file.setup
+        if _INSTALL.search(text)
+        for name, version in _VERSION.findall(text)
+        if name.lower() != "ray"  # it has a check of its own
+    ]
     others = [
         f"{name} {version} ({known[name]} here)"
-        for given in _constraints(file)
-        for name, version in given.items()
+        for name, version in dict.fromkeys(given)
         if known.get(name, version) != version
     ]
     if others:
         return [
             failed(
                 "package",
-                f"its constraints are not this checkout's: {', '.join(others[:5])}",
-                "mount this checkout's constraints.txt",
+                f"nodes get other versions than this checkout's: {', '.join(others[:5])}",
+                "mount this checkout's constraints.txt, and install no others",
             )
         ]
     return [ok("package", "installed from the checkout with its constraints")]

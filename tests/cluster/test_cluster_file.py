@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 import distributed_fmlp
+from distributed_fmlp.doctor import cluster_file_hosts
 from distributed_fmlp.doctor.__main__ import main
 
 ROOT = Path(distributed_fmlp.__file__).parents[1]
@@ -131,15 +133,15 @@ def _head(config: dict[str, Any]) -> dict[str, Any]:
     return node
 
 
-def _open(config: dict[str, Any]) -> None:
-    config["provider"]["security_group"]["IpPermissions"] = [
-        {
-            "FromPort": 8265,
-            "ToPort": 8265,
-            "IpProtocol": "tcp",
-            "IpRanges": [{"CidrIp": "0.0.0.0/0"}],
-        }
-    ]
+def _open(config: dict[str, Any], cidr: str = "0.0.0.0/0", protocol: str = "tcp") -> None:
+    rule = {"FromPort": 8265, "ToPort": 8265, "IpProtocol": protocol}
+    rule["IpRanges"] = [{"CidrIp": cidr}]
+    config["provider"]["security_group"]["IpPermissions"] = [rule]
+
+
+def _open_port(config: dict[str, Any], port: object) -> None:
+    _open(config)
+    config["provider"]["security_group"]["IpPermissions"][0]["FromPort"] = port
 
 
 Break = Callable[[dict[str, Any]], Any]
@@ -225,6 +227,82 @@ BROKEN: dict[str, tuple[str, Break, str]] = {
         "dashboard",
     ),
     "port open to the world": ("config.yaml", _open, "open ports"),
+    "port open to half the world": ("config.yaml", lambda c: _open(c, "128.0.0.0/1"), "open ports"),
+    "all open to the world": (
+        "config.yaml",
+        lambda c: _open(c, protocol="-1"),
+        "open ports   the whole world reaches every port",
+    ),
+    "port of another kind": ("config.yaml", lambda c: _open_port(c, "x"), "Ray"),
+    "rules of another kind": (
+        "config.yaml",
+        lambda c: c["provider"]["security_group"].update(IpPermissions=["x"]),
+        "Ray          refuses",
+    ),
+    "disk of another kind": (
+        "config.yaml",
+        lambda c: _head(c).update(BlockDeviceMappings="x"),
+        "Ray",
+    ),
+    "disk's size of another kind": (
+        "gcp.yaml",
+        lambda c: _head(c)["disks"][0]["initializeParams"].update(diskSizeGb="much"),
+        "Ray          refuses",
+    ),
+    "commands that are none": ("config.yaml", lambda c: c.update({SETUP: None}), "Ray"),
+    "head type that isn't there": (
+        "config.yaml",
+        lambda c: c.update(head_node_type="tail"),
+        "Ray",
+    ),
+    "no Ray on the workers": ("onprem.yaml", lambda c: c.update({WORKER: []}), "autoscaler"),
+    "another cloud's file": (
+        "gcp.yaml",
+        lambda c: c["provider"].update(type="aws"),
+        "machine      head names no InstanceType",
+    ),
+    "machines left to Ray": (
+        "config.yaml",
+        lambda c: (c.pop("available_node_types"), c.pop("head_node_type")),
+        "rights       ray.head.default",
+    ),
+    "no region": ("config.yaml", lambda c: c["provider"].pop("region"), "provider"),
+    "no project": ("gcp.yaml", lambda c: c["provider"].pop("project_id"), "provider"),
+    "machine named twice": (
+        "onprem.yaml",
+        lambda c: c["provider"].update(head_ip="10.0.0.4"),
+        "hosts        10.0.0.4 is named twice",
+    ),
+    "address that is none": (
+        "onprem.yaml",
+        lambda c: c["provider"].update(worker_ips=[3]),
+        "hosts",
+    ),
+    "Ray of any version": (
+        "onprem.yaml",
+        lambda c: c[SETUP].append("pip install 'ray[default]>=2.9'"),
+        "Ray version",
+    ),
+    "another torch": (
+        "onprem.yaml",
+        lambda c: c[SETUP].append("pip install torch==2.0.0"),
+        "package",
+    ),
+    "quoted dashboard for everyone": (
+        "onprem.yaml",
+        lambda c: _command(c, START, "dashboard-host=127.0.0.1", 'dashboard-host "0.0.0.0"'),
+        "dashboard",
+    ),
+    "the token of this machine in the file": (
+        "onprem.yaml",
+        lambda c: c[SETUP].append(f"echo {'0' * 64} > ~/.ray/auth_token"),
+        "token",
+    ),
+    "the service's token in the file": (
+        "onprem.yaml",
+        lambda c: _command(c, START, "ulimit", "export FMLP_API_TOKEN=0123abcd; ulimit"),
+        "token",
+    ),
     "worker without token": (
         "config.yaml",
         lambda c: _command(c, WORKER, ". ~/fmlp/node.sh; . ~", ". ~"),
@@ -271,9 +349,66 @@ def test_what_is_broken_is_named(
     told = capsys.readouterr().out
     failures = [line for line in told.splitlines() if line.startswith("FAILED")]
     assert status == 1, told
-    assert any(line.split(maxsplit=1)[1].startswith(f"{check} ") for line in failures), told
+    wanted = check if "  " in check else f"{check:<12} "
+    assert any(line.split(maxsplit=1)[1].startswith(wanted) for line in failures), told
     assert all(": " in line for line in failures), "a failure says what to do"
-    assert "0123abcd" not in told
+    assert "0123abcd" not in told and "0" * 64 not in told
+    assert not re.search(r"\x1b|PANIC|object has no|object is not", told), "Ray's or Python's words"
+
+
+def _changed(
+    checkout: Path, path: Path, name: str, change: Callable[[dict[str, Any]], object]
+) -> str:
+    config = yaml.safe_load((checkout / "cluster" / name).read_text())
+    change(config)
+    path.write_text(yaml.dump(config))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "status", "says"),
+    [
+        ("10.0.0.2", 1, "FAILED  hosts        this machine knows no 10.0.0.2, the head"),
+        ("10.0.0.4", 0, "note    hosts        this machine knows no 10.0.0.4, a worker"),
+        ("", 0, "ok      hosts        a head and 2 others, each named once"),
+    ],
+)
+def test_a_name_that_this_machine_doesnt_know(
+    unknown: str,
+    status: int,
+    says: str,
+    checkout: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def look_up(name: str, _: object) -> list[object]:
+        if name == unknown:
+            raise socket.gaierror(-2, "Name or service not known")
+        return []
+
+    monkeypatch.setattr(cluster_file_hosts.socket, "getaddrinfo", look_up)
+    assert main(["--cluster", "cluster/onprem.yaml"]) == status
+    assert says in capsys.readouterr().out
+
+
+def test_a_provider_that_isnt_known_here_is_told_of(
+    checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def azure(config: dict[str, Any]) -> None:
+        config["provider"]["type"] = "azure"
+
+    main(["--cluster", _changed(checkout, tmp_path / "azure.yaml", "config.yaml", azure)])
+    assert "note    provider     what azure needs isn't known here" in capsys.readouterr().out
+
+
+def test_a_dashboard_on_loopback_may_be_quoted(checkout: Path, tmp_path: Path) -> None:
+    path = _changed(
+        checkout,
+        tmp_path / "quoted.yaml",
+        "config.yaml",
+        lambda c: _command(c, START, "host=127.0.0.1", 'host="127.0.0.1"'),
+    )
+    assert main(["--cluster", path]) == 0
 
 
 class _Plain(yaml.SafeDumper):
@@ -320,6 +455,10 @@ def test_a_storage_that_isnt_given_after_all_is_one_line_and_status_2(
     assert "nothing is given; give a directory" in line
 
 
+def _nine_times(number: int) -> str:
+    return f"a{number + 1}: &a{number + 1} [{f'*a{number}, ' * 9}]\n"
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -328,6 +467,12 @@ def test_a_storage_that_isnt_given_after_all_is_one_line_and_status_2(
         ("- a\n- b\n", "provider.type"),
         ("provider: aws\n", "provider.type"),
         ("apiVersion: ray.io/v1\nkind: RayCluster\n", "Kubernetes"),
+        ("apiVersion: v1\n---\napiVersion: v1\n", "Kubernetes"),
+        ("a: b\0\n", "is not YAML"),
+        ("a: 2026-13-45\n", "is not YAML"),
+        (f"a: {'[' * 2000}{']' * 2000}\n", "is not YAML"),
+        ("provider: &a {type: local, me: *a}\n", "aliases"),
+        ("a0: &a0 [x]\n" + "".join(map(_nine_times, range(9))), "aliases"),
     ],
 )
 def test_what_is_no_cluster_file_is_one_line_and_status_2(
