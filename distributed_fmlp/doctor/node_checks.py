@@ -18,7 +18,6 @@ LEAST_MEMORY_BYTES = 1 << 30
 _SETUP = "run `ray up` again from this checkout, or install it there with its constraints.txt"
 
 _OTHERS = tuple(name for name in LIBRARIES if name not in ("ray", "torch"))
-_TOKEN_KEPT = "in no process list, and its file is its owner's alone"
 
 Judge = Callable[[ExaminedNode], tuple[str, str] | None]
 
@@ -47,7 +46,7 @@ def check_nodes(nodes: Sequence[ExaminedNode], here: dict[str, Any]) -> list[Fin
     found += _each(asked, "disk", _disk, _least_disk(asked))
     found += [told for node in asked for told in _nearly_full(node)]
     found += _each(asked, "memory", _memory, _least_memory(asked))
-    found += _each(asked, "token", _token_care, _TOKEN_KEPT)
+    found += _each(asked, "token", _token_care, _token_kept(asked))
     return found
 
 
@@ -58,7 +57,7 @@ def check_this_node(node: ExaminedNode) -> list[Finding]:
     found += _each([node], "disk", _disk, _least_disk([node]))
     found += _nearly_full(node)
     found += _each([node], "memory", _memory, _least_memory([node]))
-    return [*found, *_each([node], "token", _token_care, _TOKEN_KEPT)]
+    return [*found, *_each([node], "token", _token_care, _token_kept([node]))]
 
 
 def _each(nodes: Sequence[ExaminedNode], check: str, judge: Judge, well: str) -> list[Finding]:
@@ -206,6 +205,12 @@ def _token_care(node: ExaminedNode) -> tuple[str, str] | None:
     if care["file_mode"] is not None and care["file_mode"] & 0o077:
         return f"lets others read {care['file']}", f"chmod 600 {care['file']} there"
     return None
+
+
+def _token_kept(nodes: Sequence[ExaminedNode]) -> str:
+    if all(node.facts["token"]["file"] is None for node in nodes):
+        return "in no process list, and in no file either"
+    return "in no process list, and its file is its owner's alone"
 
 
 def _total(nodes: Sequence[ExaminedNode], attribute: str, unit: str) -> str:

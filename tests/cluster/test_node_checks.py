@@ -278,3 +278,20 @@ def test_a_node_that_doesnt_reach_others_is_named_with_their_ports(
         assert "open every TCP port" in finding.advice
     every = {("10.0.0.2", 7001), ("10.0.0.2", 7002), ("10.0.0.3", 7003), ("10.0.0.3", 7004)}
     assert set(asked) == every | {("10.0.0.2", 6379)}
+
+
+@pytest.mark.parametrize(
+    ("token", "told"),
+    [
+        (TOKEN, "in no process list, and its file is its owner's alone"),
+        (TOKEN | {"file": None, "file_mode": None}, "in no process list, and in no file either"),
+    ],
+)
+def test_a_file_of_the_token_is_told_of_where_there_is_one(
+    token: dict[str, Any], told: str
+) -> None:
+    for found in (
+        check_this_node(node_with(token=token)),
+        check_nodes([node_with(token=token)], HERE),
+    ):
+        assert [finding.told for finding in found if finding.check == "token"] == [told]
