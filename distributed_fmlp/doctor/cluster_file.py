@@ -26,7 +26,7 @@ _SIZE = {"type": ["integer", "string", "null"], "pattern": "^[0-9]+$"}
 
 
 def _list_of(**properties: Any) -> dict[str, Any]:
-    return {"type": ["array", "null"], "items": {**_OBJECT, "properties": properties}}
+    return {"type": ["array", "null"], "items": {"type": "object", "properties": properties}}
 
 
 # The parts that Ray hands on to the cloud unread, and that are looked into here.
@@ -244,9 +244,10 @@ def _stumbled(config: dict[str, Any], error: Exception) -> _RefusedError:
 
     path = Path(ray.autoscaler.__file__).with_name("ray-schema.json")
     schema = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    for wrong in jsonschema.Draft7Validator(schema).iter_errors(config):
-        if wrong.validator != "required":  # Ray would have filled it in
-            return _RefusedError(_place_and_reason(wrong))
+    with contextlib.suppress(TypeError):  # the schema itself stumbles over keys that are numbers
+        for wrong in jsonschema.Draft7Validator(schema).iter_errors(config):
+            if wrong.validator != "required":  # Ray would have filled it in
+                return _RefusedError(_place_and_reason(wrong))
     lines = str(error).splitlines()
     if isinstance(error, ValueError) and lines:  # these are Ray's own words
         return _RefusedError(lines[0])

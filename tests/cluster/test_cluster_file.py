@@ -249,6 +249,16 @@ BROKEN: dict[str, tuple[str, Break, str]] = {
         lambda c: _head(c)["disks"][0]["initializeParams"].update(diskSizeGb="much"),
         "Ray          refuses",
     ),
+    "disk that is none": (
+        "gcp.yaml",
+        lambda c: _head(c).update(disks=[None]),
+        "Ray          refuses",
+    ),
+    "node type that is a number": (
+        "config.yaml",
+        lambda c: c["available_node_types"].update({5: 6}),
+        "Ray          refuses",
+    ),
     "commands that are none": ("config.yaml", lambda c: c.update({SETUP: None}), "Ray"),
     "head type that isn't there": (
         "config.yaml",
