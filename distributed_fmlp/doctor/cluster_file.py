@@ -244,12 +244,15 @@ def _stumbled(config: dict[str, Any], error: Exception) -> _RefusedError:
 
     path = Path(ray.autoscaler.__file__).with_name("ray-schema.json")
     schema = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    with contextlib.suppress(TypeError):  # the schema itself stumbles over keys that are numbers
-        for wrong in jsonschema.Draft7Validator(schema).iter_errors(config):
-            if wrong.validator != "required":  # Ray would have filled it in
-                return _RefusedError(_place_and_reason(wrong))
+    try:
+        wrong = list(jsonschema.Draft7Validator(schema).iter_errors(config))
+    except TypeError:
+        return _RefusedError("a name in it is a number or the like", "put such names in quotes")
+    for each in wrong:
+        if each.validator != "required":  # Ray would have filled it in
+            return _RefusedError(_place_and_reason(each))
     lines = str(error).splitlines()
-    if isinstance(error, ValueError) and lines:  # these are Ray's own words
+    if isinstance(error, (ValueError, NotImplementedError)) and lines:  # Ray's own words
         return _RefusedError(lines[0])
     return _RefusedError(
         f"it stumbles, and says no more than: {lines[0] if lines else type(error).__name__}",
