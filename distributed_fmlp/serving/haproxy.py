@@ -42,6 +42,12 @@ _REASONS = {
     504: "Gateway Timeout",
 }
 _FRONTEND = "frontend http_frontend"
+_RELAY = "fmlp_relay"
+_IS_ADMIN = "{ path_beg /admin }"
+_NOT_TWICE = f"http-request disable-l7-retry if {_IS_ADMIN}"
+_LOST_SECONDS = 3  # a host whose kernel acknowledges nothing for as long is lost
+_BODY_SECONDS = 60  # a body must be there by then, where HAProxy waits for it
+_HELD_BYTES = 14_000  # with its head that fills a buffer of HAProxy's
 _MOST_THREADS = 4
 _DRAIN_SECONDS = "1"
 _CLIENT_SECONDS = "90"
@@ -129,10 +135,10 @@ def configure_environment(
         environment.setdefault(name, value)
 
 
-def mended(configuration: str, errors: str) -> str:
+def mended(configuration: str, directory: str) -> str:
     """The configuration with its unbound ports on loopback and this service's error bodies.
 
-    `errors` is the directory that holds a `<status>.http` for each that HAProxy makes itself.
+    `directory` holds a `<status>.http` for each that HAProxy makes itself, and takes a socket.
     """
     # Not the service's own: Ray writes `*` there as well, when it is to be reached everywhere.
     on_loopback = re.sub(
@@ -142,16 +148,23 @@ def mended(configuration: str, errors: str) -> str:
     )
     # No access log: nothing listens to it, and it takes a fifth of HAProxy's time.
     no_log = re.sub(r"(?m)^\s*(?:log |option httplog).*\n", "", on_loopback)
-    # Who waits for a replica that is found dead is told so at once.
+    # A host that is lost breaks the connections to it, which by themselves last for minutes.
+    # `on-marked-down shutdown-sessions` would end those that are only being made without a word.
     told = re.sub(
         r"(?m)^(\s*server \S+ \S+ check\b(?!.*\bbackup\b).*)$",
-        r"\1 on-marked-down shutdown-sessions",
+        rf"\1 tcp-ut {_LOST_SECONDS}s",
         _with_servers_where_they_listen(no_log),
     )
-    no_errors = re.sub(r"(?m)^\s*errorfile .*\n", "", told)
-    own_errors = "".join(f"\n    errorfile {status} {errors}/{status}.http" for status in _REASONS)
-    own_defaults = f"\n    timeout http-request {_HEAD_SECONDS}s{own_errors}"
-    with_errors = re.sub(r"(?m)^defaults$", f"defaults{own_defaults}", no_errors)
+    # 404 is the word of a replica that lives but takes no more: what it has begun it ends.
+    draining = re.sub(r"(?m)^(\s*option httpchk .*)$", r"\1\n    http-check disable-on-404", told)
+    no_errors = re.sub(r"(?m)^\s*errorfile .*\n", "", draining)
+    own = [f"errorfile {status} {directory}/{status}.http" for status in _REASONS]
+    own.append(f"timeout http-request {_HEAD_SECONDS}s")
+    own.append("option srvtcpka")
+    own += ["srvtcpka-idle 1s", "srvtcpka-intvl 1s", f"srvtcpka-cnt {_LOST_SECONDS}"]
+    with_errors = re.sub(
+        r"(?m)^defaults$", "defaults" + "".join(f"\n    {line}" for line in own), no_errors
+    )
     # Ray's own answer while nothing is deployed is 404, in plain text: it starts, or it stops.
     nothing_yet = re.sub(
         r"(?m)^(backend default_backend\n)\s*http-request return .*$",
@@ -159,7 +172,40 @@ def mended(configuration: str, errors: str) -> str:
         with_errors,
     )
     rules = "".join(f"\n    {rule}" for rule in _frontend_rules())
-    return re.sub(rf"(?m)^{_FRONTEND}$", lambda _: _FRONTEND + rules, nothing_yet)
+    most = re.search(r"(?m)^\s*maxconn (\d+)$", nothing_yet)
+    if most is not None:
+        # The rest is for what HAProxy passes to itself.
+        rules += f"\n    maxconn {int(most[1]) * 2 // 3}"
+    ruled = re.sub(rf"(?m)^{_FRONTEND}$", lambda _: _FRONTEND + rules, nothing_yet)
+    return _with_relay(ruled, f"{directory}/relay.sock")
+
+
+def _with_relay(configuration: str, socket_path: str) -> str:
+    """What can't be sent a second time takes a way on which its loss is answered all the same.
+
+    To all but the first request of a client's connection HAProxy says nothing when the server is
+    lost: it closes, and the client is to try again. What it holds wholly it sends to another
+    replica. The rest goes through HAProxy a second time, where it is the first request of its
+    connection, and so gets its 502.
+    """
+    found = re.search(rf"(?m)^{_FRONTEND}\n(?:[ \t].*\n|\n)*", configuration)
+    if found is None:
+        return configuration
+    frontend = found[0]
+    ways = re.findall(r"(?m)^[ \t]+(?:acl is_|use_backend |default_backend ).*$", frontend)
+    to_relay = f"    use_backend {_RELAY} if !fmlp_whole or fmlp_chunked or {_IS_ADMIN}\n"
+    relayed = re.sub(
+        r"(?m)^(?=[ \t]+(?:use_backend|default_backend) )", to_relay, frontend, count=1
+    )
+    backend = ["option http-server-close", "http-reuse never", f"server again unix@{socket_path}"]
+    rules = [f"bind unix@{socket_path} mode 600", _NOT_TWICE]
+    relay = [f"backend {_RELAY}", *map(_indented, backend)]
+    relay += [f"frontend {_RELAY}", *map(_indented, rules), *ways, ""]
+    return configuration.replace(frontend, relayed + "\n".join(relay))
+
+
+def _indented(line: str) -> str:
+    return f"    {line}"
 
 
 def _with_servers_where_they_listen(configuration: str) -> str:
@@ -175,12 +221,25 @@ def _frontend_rules() -> list[str]:
     rules = ["http-response del-header server"]
     # The service itself notices clients that leave, for less than Ray's two tasks a request.
     rules.append("http-request set-header x-request-disconnect-disabled ?1")
-    # A promotion is not begun twice.
-    rules.append("http-request disable-l7-retry if { path_beg /admin }")
     # `OPTIONS *`, for which Ray knows no backend.
     rules.append(_return("http-request", 404) + " if !{ path_beg / }")
     # There are no WebSockets: such a request is answered like any other.
     rules.append("http-request del-header upgrade")
+    # What is held wholly can be sent again; see _with_relay for the rest.
+    rules.append("acl fmlp_chunked req.fhdr(transfer-encoding) -m found")
+    rules.append(
+        f"http-request wait-for-body time {_BODY_SECONDS}s if !fmlp_chunked "
+        f"{{ req.body_size lt {_HELD_BYTES} }}"
+    )
+    rules.append("http-request set-var(txn.fmlp_held) req.body_len")
+    rules.append("acl fmlp_whole req.body_size,sub(txn.fmlp_held) eq 0")
+    # A promotion is not begun twice, and whether one whose replica was lost has been carried out
+    # nobody knows; anything else may be asked again.
+    rules.append(_NOT_TWICE)
+    rules.append(f"http-request set-var(txn.fmlp_once) bool(true) if {_IS_ADMIN}")
+    lost = "if { status 502 504 } !{ var(txn.fmlp_once) -m found }"
+    rules.append(f'http-after-response set-header Retry-After "1" {lost}')
+    rules.append(f'http-after-response set-status 503 reason "Service Unavailable" {lost}')
     # Ray would tell anyone which applications it has.
     rules.append(_return("http-request", 404) + " if { path -i /-/routes }")
     for status in ERRORS:

@@ -115,6 +115,11 @@ class HttpService:
             )
         )
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a model that may answer."""
+        return self._around.engine.model is not None
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._other(scope, receive, send)

@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 from distributed_fmlp.serving.errors import RequestError
 from distributed_fmlp.serving.exchange import Receive, Scope, Send, error_response
 from distributed_fmlp.serving.haproxy import ERRORS
+from distributed_fmlp.serving.shortcut import HEALTH, answer_health, is_replica
 
 _ROUTES = "/-/routes"  # which applications Ray has is nobody's business
 
@@ -33,6 +34,9 @@ class ProxyAnswers:
             return
         if scope["path"].lower() == _ROUTES:
             await error_response(RequestError(404, ERRORS[404])).send(send)
+            return
+        if scope["path"] == HEALTH and is_replica():
+            await answer_health(self._app, scope, receive, send)
             return
         replaced = False
 

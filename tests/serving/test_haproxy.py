@@ -41,10 +41,14 @@ frontend prometheus
     http-request use-service prometheus-exporter if { path /metrics }
 frontend http_frontend
     bind 127.0.0.1:8000
+    acl is_replicas path_beg /
+    use_backend replicas if is_replicas
     default_backend default_backend
 backend default_backend
     http-request return status 404 content-type text/plain lf-string "Path \'%[path]\' not found."
 backend replicas
+    option httpchk GET /-/healthz
+    http-check expect status 200
     server one 127.0.0.1:30000 check observe layer4 error-limit 3 on-error mark-down
     server fallback 127.0.0.1:8500 check backup
 listen stats
@@ -65,12 +69,14 @@ def written(directory: Path, configuration: str) -> Path:
 def test_every_port_is_on_loopback_and_what_was_bound_stays(tmp_path: Path) -> None:
     mended = haproxy.mended(CONFIGURATION, str(tmp_path))
     binds = re.findall(r"(?m)^\s*bind (.*)$", mended)
-    assert binds == ["127.0.0.1:9101", "127.0.0.1:8000", "127.0.0.1:8404"]
+    own = f"unix@{tmp_path}/relay.sock mode 600"
+    assert binds == ["127.0.0.1:9101", "127.0.0.1:8000", own, "127.0.0.1:8404"]
 
 
 def test_a_service_for_every_address_stays_so(tmp_path: Path) -> None:
     everywhere = CONFIGURATION.replace("bind 127.0.0.1:8000", "bind *:8000")
-    binds = re.findall(r"(?m)^\s*bind (.*)$", haproxy.mended(everywhere, str(tmp_path)))
+    mended = haproxy.mended(everywhere, str(tmp_path))
+    binds = re.findall(r"(?m)^\s*bind ([^u].*)$", mended)
     assert binds == ["127.0.0.1:9101", "*:8000", "127.0.0.1:8404"]
 
 
@@ -235,13 +241,17 @@ def test_mending_leaves_ray_no_error_file(tmp_path: Path) -> None:
 
 def test_who_waits_for_a_replica_that_is_lost_is_told_and_no_promotion_is_sent_twice() -> None:
     mended = haproxy.mended(CONFIGURATION, "/x")
-    servers = re.findall(r"(?m)^\s*server (\S+) .*on-marked-down shutdown-sessions$", mended)
+    servers = re.findall(r"(?m)^\s*server (\S+) .* tcp-ut 3s$", mended)
     assert servers == ["one"]
+    assert "option srvtcpka" in mended
     settings: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as directory:
         haproxy.configure_environment(Path(directory), 8000, settings)
     assert "empty-response" in settings["RAY_SERVE_HAPROXY_RETRY_ON"]
-    assert "http-request disable-l7-retry if { path_beg /admin }" in mended
+    frontends = re.findall(r"(?m)^frontend (?:http_frontend|fmlp_relay)\n(?:[ \t].*\n)+", mended)
+    assert len(frontends) == 2
+    for frontend in frontends:
+        assert "http-request disable-l7-retry if { path_beg /admin }" in frontend
 
 
 def test_the_program_given_to_ray_becomes_haproxy_and_does_not_call_itself(tmp_path: Path) -> None:
