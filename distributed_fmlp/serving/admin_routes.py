@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 import orjson
@@ -12,6 +12,7 @@ from distributed_fmlp.serving.compression import decompress
 from distributed_fmlp.serving.engine import PromotionRequest, ServiceStatus
 from distributed_fmlp.serving.errors import RequestError, quoted
 from distributed_fmlp.serving.exchange import Request, Response, json_response
+from distributed_fmlp.serving.offloading import unless_client_leaves
 from distributed_fmlp.serving.routing import Route, Surroundings, plain_facts
 from distributed_fmlp.serving.tensor_data import parse_json
 
@@ -38,7 +39,7 @@ class AdminRoutes:
 
     async def _promote(self, request: Request) -> Response:
         order = promotion(await self._body(request))
-        return _status_response(await self._around.engine.promote(order))
+        return _status_response(await self._for(request, self._around.engine.promote(order)))
 
     async def _rollback(self, request: Request) -> Response:
         body = await self._body(request)
@@ -46,7 +47,11 @@ class AdminRoutes:
             raise RequestError(
                 400, f"unknown field {quoted(next(iter(body)))}; a rollback has none"
             )
-        return _status_response(await self._around.engine.rollback())
+        return _status_response(await self._for(request, self._around.engine.rollback()))
+
+    async def _for(self, request: Request, change: Awaitable[ServiceStatus]) -> ServiceStatus:
+        """Watched from its start: who has gone may have given the same order to another replica."""
+        return await unless_client_leaves(request, change, patience=0)
 
     async def _body(self, request: Request) -> dict[str, Any]:
         """The JSON object sent; empty where there is no body.

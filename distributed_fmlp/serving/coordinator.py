@@ -68,12 +68,22 @@ class Outcome:
     status: int = 200
 
 
+@dataclass(frozen=True)
+class Turn:
+    """The right to change the model next. It doesn't last, and any change takes it from others."""
+
+    coordinator: str
+    changes: int  # how many this coordinator had begun when it was given
+    at: float  # on its clock
+
+
 @dataclass
 class Patience:
     """Times in seconds."""
 
     news: float = 0.5  # how long a report waits for news before it is answered
     silence: float = SILENCE_SECONDS  # a replica not heard of for longer is gone, or cut off
+    turn: float = SILENCE_SECONDS  # how long after it was given a turn may be taken
     prepare: float = 60.0
     follow: float = 10.0
     settle: float = 3.0  # how long a restarted coordinator waits to hear what is served
@@ -98,6 +108,8 @@ class Coordinator:
         self._promoting = asyncio.Lock()
         self._heard = asyncio.Event()
         self._began: float | None = None  # when it was first asked something
+        self._name = uuid.uuid4().hex
+        self._changes = 0  # promotions and rollbacks begun
         if not self.before:
             self._heard.set()
 
@@ -140,14 +152,21 @@ class Coordinator:
         """The latest report of each replica heard of lately."""
         return [seen.report for seen in self._lately().values()]
 
-    async def promote(self, candidate: Pinned, compared_with_sha256: str) -> Outcome:
+    async def turn(self) -> Turn:
+        """What a promotion or a rollback has to show."""
+        return Turn(self._name, self._changes, clock())
+
+    async def promote(self, candidate: Pinned, compared_with_sha256: str, turn: Turn) -> Outcome:
         """Serve `candidate` on every replica, or on none.
 
-        Refused with 409 unless the model it was compared with is still the one served.
+        Refused with 409 unless the model it was compared with is still the one served, and where
+        its turn is over.
         """
-        if self._promoting.locked():
-            return Outcome("another promotion is under way; try again when it has ended", 409)
+        refusal = self._refusal(turn)
+        if refusal is not None:
+            return refusal
         async with self._promoting:
+            self._changes += 1
             await self._all_before_are_known()
             current, history = self.orders.current, self.orders.history
             if current.sha256 != compared_with_sha256:
@@ -156,11 +175,13 @@ class Coordinator:
                 history = (*history, current)[-10:]
             return await self._change(candidate, history)
 
-    async def rollback(self) -> Outcome:
+    async def rollback(self, turn: Turn) -> Outcome:
         """Serve what was served before the last promotion, on every replica or on none."""
-        if self._promoting.locked():
-            return Outcome("another promotion is under way; try again when it has ended", 409)
+        refusal = self._refusal(turn)
+        if refusal is not None:
+            return refusal
         async with self._promoting:
+            self._changes += 1
             await self._all_before_are_known()
             if not self.orders.history:
                 return Outcome(
@@ -168,6 +189,17 @@ class Coordinator:
                 )
             *rest, last = self.orders.history
             return await self._change(last, tuple(rest))
+
+    def _refusal(self, turn: Turn) -> Outcome | None:
+        """Why nobody may change the model now who shows this turn."""
+        if self._promoting.locked():
+            return Outcome("another promotion is under way; try again when it has ended", 409)
+        if turn.coordinator == self._name and turn.changes != self._changes:
+            return Outcome("another promotion was tried meanwhile; try again", 409)
+        if turn.coordinator != self._name or clock() - turn.at > self.patience.turn:
+            # Whoever wanted it may have given up, or been told that nothing was changed.
+            return Outcome("this came late; the model was not changed; try again", 503)
+        return None
 
     async def _change(self, candidate: Pinned, history: tuple[Pinned, ...]) -> Outcome:
         before = undone = self.orders

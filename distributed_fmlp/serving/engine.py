@@ -113,7 +113,8 @@ class Engine(Protocol):
 
         Raises `RequestError`: 422 when the bundle is refused, saying why; 409 while another
         promotion runs, or where one has ended while this bundle was examined; 503 when not every
-        replica could take it (the old model goes on).
+        replica could take it (the old model goes on). May be cancelled: what has not been ordered
+        by then isn't any more.
         """
 
     async def rollback(self) -> ServiceStatus:

@@ -57,16 +57,18 @@ def _unless_late(work: Callable[[], T], deadline: float) -> Callable[[], T]:
     return done_in_time
 
 
-async def unless_client_leaves(request: Request, work: Awaitable[T]) -> T:
+async def unless_client_leaves(
+    request: Request, work: Awaitable[T], patience: float = _PATIENCE
+) -> T:
     """The result of `work`, which is cancelled when the client closes the connection.
 
-    The body must have been read. Raises `ClientGone` then. Short work isn't watched at all, as
-    that would cost each request a task.
+    The body must have been read. Raises `ClientGone` then. Work shorter than `patience` isn't
+    watched at all, as that would cost each request a task.
     """
     task = asyncio.current_task()
     assert task is not None
     watch = _Watch(request, task)
-    timer = asyncio.get_running_loop().call_later(_PATIENCE, watch.start)
+    timer = asyncio.get_running_loop().call_later(patience, watch.start)
     try:
         return await work
     except asyncio.CancelledError:

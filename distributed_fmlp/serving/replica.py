@@ -24,7 +24,14 @@ from distributed_fmlp.serving import shortcut
 from distributed_fmlp.serving.accuracy import check_not_worse
 from distributed_fmlp.serving.batching import Part, Work, compute_batch
 from distributed_fmlp.serving.bundle_place import find_bundle
-from distributed_fmlp.serving.coordinator import Orders, Outcome, Pinned, Report, status_of
+from distributed_fmlp.serving.coordinator import (
+    Orders,
+    Outcome,
+    Pinned,
+    Report,
+    Turn,
+    status_of,
+)
 from distributed_fmlp.serving.coordinator_actor import running_replicas
 from distributed_fmlp.serving.engine import (
     Answer,
@@ -147,14 +154,8 @@ class Replica:
             )
         except (BundleError, DataError) as error:
             raise RequestError(422, str(error)) from error
-        if not self._follower.in_touch_since(asked_at):
-            # Cut off for so long it may have been given up, and been asked of another replica.
-            raise self._busy(
-                "this replica was out of touch with the others while it examined the bundle, and "
-                "the model was not changed"
-            )
-        outcome = await self._ask(self._coordinator.promote, pinned, served.served.sha256)
-        status = await self._after(outcome)
+        turn = await self._turn(asked_at)
+        status = await self._changed(self._coordinator.promote, pinned, served.served.sha256, turn)
         return replace(status, accuracy=compared)
 
     def _examined(
@@ -175,7 +176,25 @@ class Replica:
         return Pinned(where, candidate.served.sha256), check_not_worse(served, candidate, request)
 
     async def rollback(self) -> ServiceStatus:
-        return await self._after(await self._ask(self._coordinator.rollback))
+        self._check_may_answer()
+        turn = await self._turn(clock())
+        return await self._changed(self._coordinator.rollback, turn)
+
+    async def _turn(self, asked_at: float) -> Turn:
+        """The right to change the model, for an order that came at that time on `lease.clock`."""
+        turn: Turn = await self._ask(self._coordinator.turn)
+        if not self._follower.in_touch_since(asked_at):
+            # Cut off for so long it may have been given up, and been asked of another replica.
+            raise self._busy(
+                "this replica was out of touch with the others meanwhile, and the model was not "
+                "changed"
+            )
+        return turn
+
+    async def _changed(self, method: Any, *arguments: Any) -> ServiceStatus:
+        # Carried out to its end once it is asked for, even where the client leaves.
+        outcome = await asyncio.shield(self._ask(method, *arguments))
+        return await self._after(outcome)
 
     async def status(self) -> ServiceStatus:
         reports: list[Report] = await self._ask(self._coordinator.replicas)

@@ -85,12 +85,7 @@ class StandInEngine:
         assert images.dtype in (np.uint8, np.float32)
         self.shapes.append(images.shape)
         self.deadlines.append(deadline)
-        if self.delay:
-            try:
-                await asyncio.sleep(self.delay)
-            except asyncio.CancelledError:
-                self.cancelled += 1
-                raise
+        await self._wait()
         if self.failure:
             raise self.failure
         if self.served is None:
@@ -101,8 +96,17 @@ class StandInEngine:
         self.counted.predicted(self.served, labels)
         return Answer(self.served, probabilities, labels)
 
+    async def _wait(self) -> None:
+        if self.delay:
+            try:
+                await asyncio.sleep(self.delay)
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+
     async def promote(self, request: PromotionRequest) -> ServiceStatus:
         self.orders.append(request)
+        await self._wait()
         if self.failure:
             raise self.failure
         self.before, self.served = self.served, replace(MODEL, version="b" * 12, seed=1)

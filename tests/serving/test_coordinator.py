@@ -30,7 +30,11 @@ def coordinator(deployed: Pinned = A, **changes: Any) -> Coordinator:
 
 async def promote(leader: Coordinator, candidate: Pinned) -> Outcome:
     """A promotion by someone who has compared the candidate with what is served."""
-    return await leader.promote(candidate, leader.orders.current.sha256)
+    return await leader.promote(candidate, leader.orders.current.sha256, await leader.turn())
+
+
+async def rollback(leader: Coordinator) -> Outcome:
+    return await leader.rollback(await leader.turn())
 
 
 @dataclass
@@ -117,13 +121,13 @@ def test_rollbacks_go_back_through_all_promotions_and_no_further() -> None:
     async def work() -> None:
         leader, one = coordinator(), StandIn("r")
         async with living(leader, one):
-            assert (await leader.rollback()).status == 409
+            assert (await rollback(leader)).status == 409
             for bundle in (B, C):
                 assert (await promote(leader, bundle)).status == 200
             for expected in (B, A):
-                assert (await leader.rollback()).status == 200
+                assert (await rollback(leader)).status == 200
                 assert one.orders.current == expected
-            assert (await leader.rollback()).status == 409
+            assert (await rollback(leader)).status == 409
             assert one.served == [A, B, C, B, A]
 
     run(work())
@@ -137,9 +141,9 @@ def test_a_rollback_goes_back_to_another_model_whatever_was_promoted_twice() -> 
             for bundle in (B, B, elsewhere):
                 assert (await promote(leader, bundle)).status == 200
             assert (one.orders.current, leader.orders.history) == (elsewhere, (A,))
-            assert (await leader.rollback()).status == 200
+            assert (await rollback(leader)).status == 200
             assert one.orders.current == A
-            assert (await leader.rollback()).status == 409
+            assert (await rollback(leader)).status == 409
 
     run(work())
 
@@ -288,7 +292,7 @@ def test_of_two_promotions_at_once_one_is_refused_with_409() -> None:
         leader, one = coordinator(), StandIn("r", seconds_to_prepare=0.1)
         async with living(leader, one):
             outcomes = await asyncio.gather(
-                promote(leader, B), promote(leader, C), leader.rollback()
+                promote(leader, B), promote(leader, C), rollback(leader)
             )
             assert [outcome.status for outcome in outcomes] == [200, 409, 409]
             assert one.served == [A, B]
@@ -301,12 +305,61 @@ def test_what_was_compared_with_a_model_no_longer_served_is_refused_with_409() -
         leader, one = coordinator(), StandIn("r")
         async with living(leader, one):
             compared_with = leader.orders.current.sha256
-            assert (await leader.promote(B, compared_with)).status == 200
-            outcome = await leader.promote(C, compared_with)
+            assert (await promote(leader, B)).status == 200
+            outcome = await leader.promote(C, compared_with, await leader.turn())
             assert outcome.status == 409 and "promoted meanwhile" in (outcome.refusal or "")
             await settled()
             assert one.served == [A, B] and leader.orders.history == (A,)
-            assert (await leader.promote(C, B.sha256)).status == 200
+            assert (await promote(leader, C)).status == 200
+
+    run(work())
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_whoever_asked_before_another_change_was_tried_has_lost_its_turn(refused: bool) -> None:
+    async def work() -> None:
+        leader, one = coordinator(), StandIn("r", refuses={B: "no"} if refused else {})
+        async with living(leader, one):
+            before = await leader.turn()
+            assert (await promote(leader, B)).status == (422 if refused else 200)
+            served = leader.orders.current
+            for outcome in (
+                await leader.promote(C, served.sha256, before),
+                await leader.rollback(before),
+            ):
+                assert outcome.status == 409 and "tried meanwhile" in (outcome.refusal or "")
+            await settled()
+            assert one.served == ([A] if refused else [A, B])
+            assert (await promote(leader, C)).status == 200
+
+    run(work())
+
+
+def test_a_turn_is_over_after_a_while() -> None:
+    async def work() -> None:
+        leader, one = Coordinator(Orders(0, A, A), replace(QUICK, turn=0.2)), StandIn("r")
+        async with living(leader, one):
+            turn = await leader.turn()
+            await asyncio.sleep(0.25)
+            for outcome in (
+                await leader.promote(B, A.sha256, turn),
+                await leader.rollback(turn),
+            ):
+                assert outcome.status == 503 and "not changed" in (outcome.refusal or "")
+            await settled()
+            assert one.served == [A]
+
+    run(work())
+
+
+def test_a_turn_that_another_coordinator_gave_counts_for_nothing() -> None:
+    async def work() -> None:
+        leader, one = coordinator(), StandIn("r")
+        turn = await coordinator().turn()
+        async with living(leader, one):
+            assert (await leader.promote(B, A.sha256, turn)).status == 503
+            await settled()
+            assert one.served == [A]
 
     run(work())
 
@@ -337,7 +390,7 @@ def test_a_restarted_coordinator_takes_over_what_its_replicas_serve() -> None:
             assert (await leaders[1].current()).current == B  # waits until it has heard
             await settled()
             assert [each.served for each in all_of_them] == [[A, B], [A, B]]
-            assert (await leaders[1].rollback()).status == 200
+            assert (await rollback(leaders[1])).status == 200
             assert [each.orders.current for each in all_of_them] == [A, A]
 
     run(work())
@@ -346,13 +399,13 @@ def test_a_restarted_coordinator_takes_over_what_its_replicas_serve() -> None:
 def test_a_restarted_coordinator_hears_what_is_served_before_it_judges_a_promotion() -> None:
     async def work() -> None:
         leader = coordinator(before=1)
-        promotion = asyncio.create_task(leader.promote(C, B.sha256))
+        promotion = asyncio.create_task(leader.promote(C, B.sha256, await leader.turn()))
         await asyncio.sleep(0.05)
         async with living(leader, StandIn("r", orders=Orders(3, B, A, (A,)))):
             assert (await promotion).status == 200
             assert (leader.orders.current, leader.orders.history) == (C, (A, B))
         leader = coordinator(before=1)
-        back = asyncio.create_task(leader.rollback())
+        back = asyncio.create_task(rollback(leader))
         await asyncio.sleep(0.05)
         async with living(leader, StandIn("r", orders=Orders(4, C, A, (A, B)))):
             assert (await back).status == 200

@@ -78,7 +78,7 @@ def test_one_that_was_out_of_touch_for_a_promotion_answers_only_with_the_new_mod
         while len(await leader.replicas()) == 2:
             await asyncio.sleep(0.01)
         assert not goes.may_answer  # before the coordinator leaves it out
-        assert (await leader.promote(B, A.sha256)).status == 200
+        assert (await leader.promote(B, A.sha256, await leader.turn())).status == 200
         assert stays.model.served.sha256 == B.sha256
         assert goes.model.served.sha256 == A.sha256 and not goes.may_answer
         loader.seconds = 0.2
@@ -126,7 +126,7 @@ def test_a_candidate_that_takes_longer_to_load_than_the_lease_costs_no_answer() 
         one = follower("r", Line(leader), loader, lambda: True)
         await one.start()
         loader.seconds = 3 * LEASE
-        promotion = asyncio.create_task(leader.promote(B, A.sha256))
+        promotion = asyncio.create_task(leader.promote(B, A.sha256, await leader.turn()))
         while not promotion.done():
             assert one.may_answer
             await asyncio.sleep(0.01)
@@ -146,7 +146,7 @@ def test_a_candidate_that_can_not_be_loaded_is_refused(error: Exception, said: s
         leader = leader_of_a()
         one = follower("r", Line(leader), Loader(refusals={B: error}), lambda: True)
         await one.start()
-        outcome = await leader.promote(B, A.sha256)
+        outcome = await leader.promote(B, A.sha256, await leader.turn())
         assert outcome.status == 422 and said in (outcome.refusal or "")
         assert "/x" not in (outcome.refusal or "")
         assert one.model.served.sha256 == A.sha256 and one.may_answer
@@ -162,10 +162,10 @@ def test_after_a_restart_nothing_is_changed_before_all_are_heard_or_must_be_sile
         await one.start()
         loop = asyncio.get_running_loop()
         began = loop.time()
-        assert (await leader.promote(B, A.sha256)).status == 200
+        assert (await leader.promote(B, A.sha256, await leader.turn())).status == 200
         assert loop.time() - began > QUICK.silence / 2  # the second was waited for
         began = loop.time()
-        assert (await leader.rollback()).status == 200
+        assert (await leader.rollback(await leader.turn())).status == 200
         assert loop.time() - began < QUICK.silence / 2
         await one.stop()
 

@@ -626,6 +626,26 @@ def test_a_client_that_leaves_cancels_its_prediction(engine: StandInEngine) -> N
         assert 'status="499"' in httpx.get(url, trust_env=False).text
 
 
+def test_a_promotion_whose_client_leaves_is_not_carried_out(engine: StandInEngine) -> None:
+    engine.delay = 0.5
+    served = engine.served
+    body = b'{"bundle": "another"}'
+    with listening(service(engine)) as port:
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            # All at once, as what a network held back arrives.
+            connection.sendall(
+                b"POST /admin/promote HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+            )
+            connection.shutdown(socket.SHUT_WR)
+        until = time.monotonic() + 10
+        while not engine.cancelled:
+            assert time.monotonic() < until, "the promotion was not cancelled"
+            time.sleep(0.01)
+        time.sleep(0.6)
+    assert len(engine.orders) == 1 and engine.served == served
+
+
 def test_a_client_that_leaves_while_sending_costs_nothing(
     engine: StandInEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
