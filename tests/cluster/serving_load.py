@@ -1,4 +1,8 @@
-"""A steady load of single images on the service, from outside the cluster; each answer is kept."""
+"""A steady load on the service, from outside the cluster; each answer is kept.
+
+Every second client sends 300 images at once: more than HAProxy holds of a request, so it can't send
+them to another replica when the first one is lost.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _IMAGE = bytes(784)
+_MANY = 300
 
 
 @dataclass(frozen=True)
@@ -19,23 +24,31 @@ class Answered:
 
     sent: float
     ended: float
+    images: int
     status: int
+    retry_after: str | None
     version: str | None
     after_retry: int  # the status that a client sees that tries once more on 503
 
 
 class Load:
-    """`clients` connections, each sending one image after another with a short pause."""
+    """`clients` connections, each sending one request after another with a short pause."""
 
-    def __init__(self, host: str, port: int, token: str, clients: int = 6) -> None:
+    def __init__(
+        self, host: str, port: int, token: str, clients: int = 6, pause: float = 0.02
+    ) -> None:
         self._where = (host, port)
+        self._pause = pause
         self._headers = {
             "Authorization": f"Bearer {token}",
             "Content-Type": "application/octet-stream",
         }
         self.answers: list[Answered] = []
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._client, daemon=True) for _ in range(clients)]
+        self._threads = [
+            threading.Thread(target=self._client, args=(_MANY if place % 2 else 1,), daemon=True)
+            for place in range(clients)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -46,38 +59,51 @@ class Load:
             assert not thread.is_alive(), "a request is never answered"
         return self.answers
 
-    def _client(self) -> None:
+    def _client(self, images: int) -> None:
         connection = http.client.HTTPConnection(*self._where, timeout=30)
-        while not self._stop.wait(0.02):
+        while not self._stop.wait(self._pause):
             sent = time.monotonic()
-            status, version = self._ask(connection)
+            status, retry_after, version = self._ask(connection, images)
             ended = time.monotonic()
             again = status
             if status == 503:
-                time.sleep(1)  # what Retry-After says
-                again, _ = self._ask(connection)
-            self.answers.append(Answered(sent, ended, status, version, again))
+                time.sleep(float(retry_after or 0))
+                again, _, _ = self._ask(connection, images)
+            self.answers.append(Answered(sent, ended, images, status, retry_after, version, again))
 
-    def _ask(self, connection: http.client.HTTPConnection) -> tuple[int, str | None]:
+    def _ask(
+        self, connection: http.client.HTTPConnection, images: int
+    ) -> tuple[int, str | None, str | None]:
         try:
-            connection.request("POST", "/predict", _IMAGE, self._headers)
+            connection.request("POST", "/predict", _IMAGE * images, self._headers)
             response = connection.getresponse()
             content: dict[str, Any] = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError):
             connection.close()
-            return 0, None
-        return response.status, (content.get("model") or {}).get("version")
+            return 0, None, None
+        version = (content.get("model") or {}).get("version")
+        return response.status, response.headers["Retry-After"], version
+
+
+def failed(answers: list[Answered]) -> list[Answered]:
+    return [each for each in answers if each.status != 200]
+
+
+def failed_for_who_tries_twice(answers: list[Answered]) -> list[Answered]:
+    """Without an answer to a client that tries once more on 503, after what Retry-After says."""
+    return [each for each in answers if each.after_retry != 200]
 
 
 def told(answers: list[Answered], fault: float) -> str:
     """The figures of a load during which something happened at `fault`."""
-    before = [each for each in answers if each.sent < fault + 10]
-    failed = [each for each in answers if each.status != 200]
-    early = [each for each in before if each.status != 200]
-    kinds = dict(collections.Counter(each.status for each in failed))
-    longest = max(each.ended - each.sent for each in answers)
+    wrong = failed(answers)
+    early = [each for each in wrong if each.sent < fault + 10]
+    kinds = dict(collections.Counter(each.status for each in wrong))
+    large = sum(each.images > 1 for each in answers)
+    times = [f"{each.sent - fault:.1f}" for each in wrong[:12]]
     return (
-        f"{len(answers)} requests, {len(failed)} failed {kinds or ''} of which {len(early)} in the "
-        f"first 10 s; {sum(each.after_retry != 200 for each in answers)} failed for a client that "
-        f"tries once more on 503; the longest took {longest:.1f} s"
+        f"{len(answers)} requests ({large} of {_MANY} images), {len(wrong)} failed {kinds or ''}, "
+        f"{len(early)} of them in the first 10 s (sent {', '.join(times) or 'never'} s after it); "
+        f"{len(failed_for_who_tries_twice(answers))} failed for a client that tries once more on "
+        f"503; the longest took {max(each.ended - each.sent for each in answers):.1f} s"
     )
