@@ -46,9 +46,12 @@ _LONGEST = {
 }
 
 
-# Started in a shell's background, this process has Ctrl-C ignored, and so would all that it starts.
+# Started in a shell's background, this process has Ctrl-C ignored, and by nohup the terminal's end;
+# so would all that it starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _required() -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,15 @@ def haproxies(service: Service) -> list[psutil.Process]:
     return found
 
 
+def reachable_ports(service: Service) -> set[int]:
+    """Those of all its processes that listen on more than loopback."""
+    return {
+        port
+        for host, port in listening_addresses(service.command.family())
+        if host.removeprefix("::ffff:") not in ("127.0.0.1", "::1")
+    }
+
+
 def check_predictions(service: Service, host: str, token: str | None, version: str) -> None:
     with Connection(service.port, token, host=host) as connection:
         reply = connection.predict(IMAGES)
@@ -64,13 +74,13 @@ def test_the_outward_address_answers_who_shows_the_token_and_nobody_else_at_any_
     words = (str(bundles.first), "--host", address)
     with running_service(tmp_path, *words, token=TOKEN, FMLP_API_TOKEN=TOKEN) as service:
         check_predictions(service, address, TOKEN, bundles.version(bundles.first))
-        reachable = {
-            port
-            for host, port in listening_addresses(service.command.family())
-            if host.removeprefix("::ffff:") not in ("127.0.0.1", "::1")
-        }
-        # HAProxy's frontend, the replica's own server, the proxy that stands in for replicas.
-        assert len(reachable) == (3 if haproxy.available() else 1)
+        # HAProxy's frontend, the replica's own server, the proxy that stands in for replicas and
+        # that Ray may start after the others.
+        expected = 3 if haproxy.available() else 1
+        until = time.monotonic() + 20
+        while len(reachable := reachable_ports(service)) < expected and time.monotonic() < until:
+            time.sleep(0.2)
+        assert len(reachable) == expected
         for port in reachable:
             with Connection(port, host=address) as connection:
                 for path, status in (("/model", 401), ("/metrics", 401), ("/-/routes", 404)):

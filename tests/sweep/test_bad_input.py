@@ -59,7 +59,7 @@ def refused(desk: Desk, *words: str, **environment: str) -> str:
         ("--dropout 1", "--dropout"),
         ("--dataset mnist", "--dataset"),
         ("--name ../escape", "--name"),
-        ("--resume ../escape", "--resume"),
+        ("--resume ../escape", "../escape: no such run"),
     ],
 )
 def test_a_bad_option_is_refused(desk: Desk, words: str, named: str) -> None:
