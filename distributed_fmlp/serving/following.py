@@ -102,7 +102,9 @@ class Follower:
     async def _follow(self) -> None:
         while True:
             try:
-                await self._consult()
+                # An answer that takes longer renews nothing, and one that was lost on the way may
+                # never come.
+                await self._consult(patience=self._lease.seconds)
                 if self._candidate is not None and not self._candidate.loading.done():
                     await asyncio.sleep(_PREPARING_SECONDS)
             except Exception:
@@ -127,10 +129,13 @@ class Follower:
                 if not runs:
                     self._lease.extend(asked_at)
 
-    async def _consult(self, *, wait: bool = True) -> None:
+    async def _consult(self, *, wait: bool = True, patience: float | None = None) -> None:
+        """Report, and do what is ordered. `TimeoutError` where no answer comes in `patience` s."""
         # When the question was sent counts: its answer may have lain here for long.
         asked_at = clock()
-        await self._carry_out(await self._coordinator.report.remote(self._report(), wait))
+        async with asyncio.timeout(patience):
+            orders = await self._coordinator.report.remote(self._report(), wait)
+        await self._carry_out(orders)
         self._lease.renew(asked_at)
 
     async def _carry_out(self, orders: Orders) -> None:

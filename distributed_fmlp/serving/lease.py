@@ -20,7 +20,7 @@ class Lease:
 
     def __init__(self, seconds: float = LEASE_SECONDS, now: Callable[[], float] = clock) -> None:
         """It doesn't hold before it is first renewed."""
-        self._seconds = seconds
+        self.seconds = seconds
         self._now = now
         self._until = self._since = float("-inf")
 
@@ -31,7 +31,7 @@ class Lease:
     @property
     def runs_low(self) -> bool:
         """Whether more than two fifths of it are over."""
-        return self._until - self._now() < 0.6 * self._seconds
+        return self._until - self._now() < 0.6 * self.seconds
 
     def unbroken_since(self, moment: float) -> bool:
         """Whether it holds, and has held at all times since then."""
@@ -41,7 +41,7 @@ class Lease:
         """After orders were carried out that the coordinator was asked for at that time."""
         if not self.holds:
             self._since = self._now()
-        self._until = max(self._until, asked_at + self._seconds)
+        self._until = max(self._until, asked_at + self.seconds)
 
     def extend(self, asked_at: float) -> None:
         """When no coordinator was there at that time; once lapsed, only orders bring it back."""

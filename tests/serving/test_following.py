@@ -26,9 +26,12 @@ class Line:
 
     leader: Coordinator
     cut: bool = False
+    loses: bool = False  # for good what is asked while it is cut
 
     def __getattr__(self, name: str) -> Any:
         async def remote(*arguments: Any) -> Any:
+            if self.cut and self.loses:
+                await asyncio.Event().wait()
             while self.cut:
                 await asyncio.sleep(0.01)
             answer = await getattr(self.leader, name)(*arguments)
@@ -89,6 +92,23 @@ def test_one_that_was_out_of_touch_for_a_promotion_answers_only_with_the_new_mod
         assert stays.may_answer
         await stays.stop()
         await goes.stop()
+
+    run(work())
+
+
+def test_one_whose_question_is_lost_on_the_way_asks_again() -> None:
+    async def work() -> None:
+        line = Line(leader_of_a(), loses=True)
+        one = follower("r", line, Loader(), lambda: True)
+        await one.start()
+        line.cut = True
+        while one.may_answer:
+            await asyncio.sleep(0.01)
+        line.cut = False
+        async with asyncio.timeout(5):
+            while not one.may_answer:
+                await asyncio.sleep(0.01)
+        await one.stop()
 
     run(work())
 
