@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from distributed_fmlp import options
 from distributed_fmlp.errors import UserError
+
+_END_SECONDS = 20.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,8 +72,28 @@ def _become_service(run: Path, port: int) -> None:
     os.execv(sys.executable, [sys.executable, *words])
 
 
-if __name__ == "__main__":
-    status = main()
-    # All is done and said; Ray's own end, at exit, would show a traceback when interrupted.
+def _end(status: int) -> NoReturn:
+    """End this process, in which all is done and said.
+
+    Python would wait for every thread that a library has left, and a sweep that was interrupted in
+    the midst of Ray's work may leave one that never ends.
+    """
+    # Ray's own end, at exit, would show a traceback when interrupted.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.exit(status)
+    at_the_latest = threading.Timer(_END_SECONDS, os._exit, (status,))
+    at_the_latest.daemon = True
+    at_the_latest.start()
+    _flush()
+    atexit._run_exitfuncs()  # Ray's processes, if any are left, and temporary files
+    _flush()
+    os._exit(status)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # whoever read it may be gone
+            stream.flush()
+
+
+if __name__ == "__main__":
+    _end(main())
