@@ -219,30 +219,28 @@ def test_full_disks_and_a_storage_that_is_not_shared_are_named(cluster: SmallClu
     assert "can't write" in found["storage", full]
 
 
-@pytest.mark.slow
-def test_without_the_token_nobody_is_let_in(cluster: SmallCluster) -> None:
-    environment = {**cluster.environment, "RAY_AUTH_TOKEN_PATH": "/dev/null"}
+def refused_with_token(cluster: SmallCluster, path: str) -> str:
+    """What the doctor says on standard error, refused with the token in that file."""
+    environment = {**cluster.environment, "RAY_AUTH_TOKEN_PATH": path}
     cluster.environment, kept = environment, cluster.environment
     try:
         status, lines, errors = cluster.doctor()
     finally:
         cluster.environment = kept
     assert (status, lines) == (2, [])
-    assert len(errors.strip().splitlines()) == 1
+    return errors
+
+
+@pytest.mark.slow
+def test_without_the_token_nobody_is_let_in(cluster: SmallCluster) -> None:
+    assert len(refused_with_token(cluster, "/dev/null").strip().splitlines()) == 1
 
 
 @pytest.mark.slow
 def test_another_token_is_named_as_what_is_wrong(cluster: SmallCluster, tmp_path: Path) -> None:
     other = tmp_path / "token"
     other.write_text("0" * 64)
-    environment = {**cluster.environment, "RAY_AUTH_TOKEN_PATH": str(other)}
-    cluster.environment, kept = environment, cluster.environment
-    try:
-        status, lines, errors = cluster.doctor()
-    finally:
-        cluster.environment = kept
-    assert (status, lines) == (2, [])
-    (line,) = errors.splitlines()
+    (line,) = refused_with_token(cluster, str(other)).splitlines()
     assert line.startswith(f"error: the cluster at {cluster.address} refuses this machine's token")
 
 
